@@ -1,4 +1,4 @@
-"""``python -m benchmarks.at_rest``: what a worker with little to do costs, and how soon it starts.
+"""``python -m benchmarks.at_rest``: the cost of a nearly idle worker, and its start time.
 
 One broker of Apache Kafka, one worker as it ships, a sink that answers at once.
 docs/explanation/performance.md says how to read the result.
@@ -28,7 +28,7 @@ STARTS = 5
 START_SECONDS = 60.0
 # Connections, caches, and the first garbage collections.
 SETTLE_SECONDS = 5.0
-# What `faust -A app` imports before it does anything.
+# The imports of `faust -A app` at its start.
 IMPORTS = """
 import time
 begin = time.perf_counter()
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _starts(brokers: Brokers) -> list[tuple[str, str]]:
-    """Start to first delivery, the record being there before; each time a group of its own."""
+    """Time from start to the first delivery of an existing record; each run has a new group."""
     deliveries, imports = [], []
     with brokers.topic() as topic:
         topic.fill(1)
@@ -105,7 +105,7 @@ def _worker(brokers: Brokers, rate: int, seconds: float) -> list[tuple[str, str]
 
 
 def _publish(brokers: Brokers, topic: Topic, rate: int, seconds: float) -> dict[int, float]:
-    """Publish orders evenly; returns when each was handed to the producer."""
+    """Publish orders evenly; returns when each was given to the producer."""
     producer = Producer({"bootstrap.servers": brokers.servers, "linger.ms": 0, "log_level": 0})
     published = {}
     begin = time.monotonic()

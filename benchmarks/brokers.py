@@ -1,4 +1,4 @@
-"""Where the records wait: an embedded cluster, real Kafka from the tests' harness, or yours."""
+"""The brokers: an embedded cluster, real Kafka from the tests' harness, or yours."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Config = dict[str, str | int | float | bool]
 
 
 class Brokers:
-    """A cluster to make topics on.
+    """A cluster for topics.
 
     Attributes:
         servers: Its bootstrap servers.
-        creates_topics: Whether it takes CreateTopics; else topics are made when first asked for.
+        creates_topics: Whether it accepts CreateTopics; else topics are created on first use.
     """
 
     def __init__(self, servers: str, *, creates_topics: bool) -> None:
@@ -39,12 +39,12 @@ class Brokers:
 
     @property
     def replication(self) -> int:
-        """How many brokers hold each record: three, or all there are."""
+        """The replicas of each record: three, or the number of brokers."""
         return min(3, len(AdminClient(self._config).list_topics(timeout=_ADMIN_SECONDS).brokers))
 
     def shares(self, group: str) -> list[int]:
-        """How many partitions each member of a consumer group has; none while it rebalances."""
-        admin = AdminClient(self._config)  # must live until the answer is there
+        """The number of partitions of each member of a group; empty while it rebalances."""
+        admin = AdminClient(self._config)  # must live until the answer arrives
         (described,) = admin.describe_consumer_groups([group]).values()
         with contextlib.suppress(KafkaException):
             found = described.result(_ADMIN_SECONDS)
@@ -54,9 +54,9 @@ class Brokers:
 
     @contextlib.contextmanager
     def topic(self, partitions: int = PARTITIONS) -> Iterator[Topic]:
-        """A new empty topic; what workers make beside it goes with it in the end.
+        """A new empty topic; it is deleted afterwards, with all topics that workers created for it.
 
-        The embedded cluster has its own mind about how many partitions it has.
+        The embedded cluster ignores the number of partitions.
         """
         topic = Topic(f"order-relay-benchmark-{uuid.uuid4().hex[:8]}", self._config)
         admin = AdminClient(self._config)
@@ -107,11 +107,11 @@ class Topic:
         return f"{self.name}-{uuid.uuid4().hex[:8]}"
 
     def fill(self, records: int, keys: int | None = None) -> None:
-        """Publish orders until there are so many, and wait until Kafka has them.
+        """Publish orders until the topic has ``records``, and wait until Kafka has them.
 
         Args:
             records: Orders in the topic afterwards.
-            keys: How many keys they have between them, at random; each its own by default.
+            keys: Number of keys, chosen at random; by default each order has its own.
         """
         producer = self._producer
         for order_id in range(self.records + 1, records + 1):
@@ -156,7 +156,7 @@ def embedded() -> Iterator[Brokers]:
 @contextlib.contextmanager
 def real_kafka() -> Iterator[Brokers]:
     """Three brokers of Apache Kafka, fetched and started by the tests' harness."""
-    # The harness is the tests': what needs no Kafka needs no tests either.
+    # Imported here, as benchmarks without Kafka do not need the tests' harness.
     from tests.support.kafka_cluster import KafkaUnavailable, RealKafka  # noqa: PLC0415
 
     kafka = RealKafka()
@@ -172,5 +172,5 @@ def real_kafka() -> Iterator[Brokers]:
 
 @contextlib.contextmanager
 def given(servers: str) -> Iterator[Brokers]:
-    """A cluster that runs already."""
+    """A running cluster."""
     yield Brokers(servers, creates_topics=True)

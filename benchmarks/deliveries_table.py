@@ -1,10 +1,10 @@
-"""``python -m benchmarks.deliveries_table``: what the deliveries table costs a record, alone.
+"""``python -m benchmarks.deliveries_table``: the cost of the deliveries table alone, per record.
 
-Looking up, keeping, writing and acknowledgement, in processor time of all threads of the process.
-Orders come at a steady pace, as a worker finishes them; brokers are the embedded cluster, in a
-process of its own. ``off`` is the pace alone. ``bare`` gives the same bytes to librdkafka, as many
-at a time as the table does, with one callback for all, and does nothing else. Runs alternate, so
-that a neighbour's load falls on all of them.
+Lookup, storing, writing and acknowledgement, in processor time of all threads of the process.
+Orders come at a steady pace, as a worker finishes them; the brokers are the embedded cluster, in
+another process. ``off`` is the pace alone. ``bare`` only gives the same bytes to librdkafka, in
+batches of the table's size with one callback each. Runs alternate, so that other load on the
+machine affects all of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _ROW = "{:<10}{:>16}{:>16}{:>12}"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor time of a record, in microseconds: of all threads, and of the event loop's."""
+    """Processor time per record, in microseconds: of all threads, and of the event loop."""
 
     total_us: float
     loop_us: float

@@ -1,8 +1,8 @@
 """``python -m benchmarks.delivery``: the worker beside two plain loops, on the same records.
 
-The topic is filled once; every run reads it from its beginning, as a consumer group of its own,
-against a sink of its own, in a process of its own. Runs alternate (relay, unordered, relay,
-unordered, ...), so that a neighbour's load falls on both of a pair.
+The topic is filled once; every run reads it from its beginning, with its own consumer group, sink
+and process. Runs alternate (relay, unordered, relay, unordered, ...), so that other load on the
+machine affects both of a pair.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.brokers import EMBEDDED_MAX_RECORDS, Brokers, Topic
 from benchmarks.processes import CannotMeasure, Child, Sink, run_benchmark
 from benchmarks.subjects import Job, Start
 
-# Until then: connections, caches, and the first garbage collections.
+# Before: connections, caches, and the first garbage collections.
 WARM_UP_RECORDS = 2_000
 WARM_UP_SECONDS = 3.0
 POLL_SECONDS = 0.05
@@ -29,7 +29,7 @@ FIRST_DELIVERY_SECONDS = 60.0
 STALL_SECONDS = 20.0
 EMBEDDED = "embedded"
 REAL_KAFKA = "real-kafka"
-# Each is compared with the first.
+# Each subject is compared with the first.
 LOOPS: dict[str, Start] = {
     "plain, unordered": subjects.unordered,
     "relay": subjects.relay,
@@ -44,19 +44,19 @@ BACKLOGS = (1_000, 100_000, 1_000_000)
 EMBEDDED_BACKLOGS = (1_000, 80_000)
 MEMORY_LATENCY_MS = 5.0
 MEMORY_DELIVERIES = 100_000
-# Until then the worker's memory still grows by what it uses for the first time.
+# Before, the worker's memory still grows by first uses.
 MEMORY_SETTLED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run showed in its steady part.
+    """The result of the steady part of a run.
 
     Attributes:
         records_per_second: Deliveries a second.
         cpu_us: CPU microseconds a delivery: user and system time of the process and its children.
-        peak_rss_mib: The most memory it ever had.
-        repeated: Requests for an order that had come before.
+        peak_rss_mib: The largest resident memory.
+        repeated: Requests for an order that had arrived before.
     """
 
     records_per_second: float
@@ -84,17 +84,17 @@ def measure(
     records: int | None = None,
     during: Callable[[Child, int], None] = lambda subject, answered: None,
 ) -> Result:
-    """Run one subject until the topic is delivered, or for ``seconds`` once it is warm.
+    """Run one subject until the topic is delivered, or for ``seconds`` after its warm-up.
 
     Args:
         start: Starts the subject.
         brokers: Where the topic is.
-        topic: The filled topic; it may grow meanwhile.
-        latency_ms: How long the sink takes to answer.
+        topic: The filled topic; it may grow during the run.
+        latency_ms: The sink's time to answer.
         in_flight: Deliveries at a time.
         seconds: Longest measured part.
         records: Deliveries after which the run ends; all of the topic's by default.
-        during: Called at every look with the subject and the deliveries so far.
+        during: Called at every poll with the subject and the deliveries so far.
 
     Raises:
         CannotMeasure: The subject ended, or stopped delivering.
@@ -249,7 +249,7 @@ def comparison(results: Mapping[str, Sequence[Result]]) -> str:
 
 
 def compare_memory(brokers: Brokers, backlogs: tuple[int, ...], in_flight: int) -> None:
-    """Print the worker's memory for each backlog, which stays that long all the time."""
+    """Print the worker's memory for each backlog, which is kept at that length."""
     print(
         f"Resident memory while {MEMORY_DELIVERIES:,} records are delivered, "
         f"{MEMORY_LATENCY_MS:g} ms each:"

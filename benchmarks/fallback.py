@@ -83,7 +83,7 @@ async def measure(name: str, url: str, rows: int, drain: int) -> None:
 
 
 async def save_together(name: str, store: FallbackTable, saves: int = 5000) -> None:
-    """Save as a burst of publishes in an outage does."""
+    """Save in parallel, like publishes in an outage."""
     started = time.perf_counter()
     limit = asyncio.Semaphore(256)
 
@@ -97,7 +97,7 @@ async def save_together(name: str, store: FallbackTable, saves: int = 5000) -> N
 
 
 async def claims(name: str, store: FallbackTable, rows: int) -> None:
-    """Claim and settle batch after batch, as a sweep does."""
+    """Claim and settle batches, as a sweep does."""
     claim_seconds: list[float] = []
     settle_seconds: list[float] = []
     position: Position | None = None
@@ -169,7 +169,7 @@ async def fill(store: FallbackTable, rows: int) -> None:
 
 
 async def empty(store: FallbackTable) -> None:
-    """Take all rows away."""
+    """Delete all rows."""
     await run(store, sa.text("DELETE FROM kafka_fallback_message"))
 
 

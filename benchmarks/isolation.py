@@ -1,10 +1,10 @@
-"""Two consumers in two workers on real Kafka, for as long as told: what either has lost.
+"""Two consumers in two workers on real Kafka, with faults: counts lost records.
 
     python -m benchmarks.isolation --minutes 30
 
-Orders flow all the time. Every few seconds something is done to one of the consumers: its function
-raises, hangs or blocks the event loop, its logger is down, a worker is killed and another takes
-over. In the end all is well again, and the ledgers are closed.
+Orders are published all the time. Every few seconds one of the consumers has a fault: its function
+raises, hangs or blocks the event loop, its logger is down, or a worker is killed and another takes
+over. In the end all faults are removed, and the records are counted.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ async def run(minutes: float, seed: int) -> int:
             Scene(kafka, folder / "scene", keys=KEYS) as scene,
             Coupons(scene, folder / "coupons") as coupons,
         ):
-            # Few are sent at the beginning of an outage, too few to open the breaker: they wait.
+            # An outage may begin with too few attempts to open the breaker: do not give up.
             settings = coupons.settings | {"consumer_retry_max_attempts": 1000}
             workers = [await scene.ready_worker(one, **settings) for one in ("w0", "w1")]
             scene.load.flow(RATE)
             ends = time.monotonic() + 60 * minutes
             while time.monotonic() < ends:
-                await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))  # what was done takes effect
+                await asyncio.sleep(chance.uniform(*PAUSE_SECONDS))  # the last fault takes effect
                 done[await harm(scene, coupons, workers, chance)] += 1
-                said(scene, coupons, ends - time.monotonic())
+                print_progress(scene, coupons, ends - time.monotonic())
             coupons.be("well")
             await scene.sink.up()
             await scene.load.settle()
-            return await closed(scene, coupons, done)
+            return await count_lost(scene, coupons, done)
 
 
 async def harm(
     scene: Scene, coupons: Coupons, workers: list[WorkerProcess], chance: random.Random
 ) -> str:
-    """Do something to one of the consumers; return what."""
+    """Cause a fault of one consumer; returns its name."""
     what = chance.choice([*MOODS, "logger down", "logger up", "kill"])
     if what in MOODS:
         coupons.be(what)
@@ -75,8 +75,8 @@ async def harm(
     return what
 
 
-def said(scene: Scene, coupons: Coupons, left: float) -> None:
-    """Say how far it is."""
+def print_progress(scene: Scene, coupons: Coupons, left: float) -> None:
+    """Print the progress."""
     print(
         f"{left:5.0f} s left: {scene.load.produced:,} orders, {len(scene.accepted):,} logged, "
         f"{len(coupons.handled):,} coupons",
@@ -84,8 +84,8 @@ def said(scene: Scene, coupons: Coupons, left: float) -> None:
     )
 
 
-async def closed(scene: Scene, coupons: Coupons, done: Counter[str]) -> int:
-    """Wait until both have everything, print the ledgers, and return how many are lost."""
+async def count_lost(scene: Scene, coupons: Coupons, done: Counter[str]) -> int:
+    """Wait until both have everything, print the counts, and return how many are lost."""
     letters = {"order_logging": set[str](), "coupons": set[str]()}
     finished = {"order_logging": lambda: scene.accepted, "coupons": lambda: set(coupons.handled)}
     stages = {"order_logging": scene.stage, "coupons": coupons.stage}

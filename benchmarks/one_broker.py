@@ -1,4 +1,4 @@
-"""One broker of Apache Kafka: on two cores it leaves the subject more than three would."""
+"""One broker of Apache Kafka: on two cores three would leave too little for the subject."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.kafka.ports import LOOPBACK
 from tests.support.waiting import wait_until
 
 READY_SECONDS = 60.0
-# What docker-compose.yml and the tests' harness say of three.
+# These replace the settings for three brokers in docker-compose.yml and the tests' harness.
 ALONE = {
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
@@ -33,7 +33,7 @@ ALONE = {
 
 @contextlib.contextmanager
 def one_broker() -> Iterator[Brokers]:
-    """Start the first broker of docker-compose.yml alone; its data goes with it.
+    """Start the first broker of docker-compose.yml alone, with temporary data.
 
     Raises:
         CannotMeasure: Java or Maven is missing, or the broker does not come up.

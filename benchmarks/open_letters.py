@@ -2,8 +2,7 @@
 
     python -m benchmarks.open_letters [--letters 1000000]
 
-Prints the time to fill the index, the memory of the process, and the time of each question that a
-page asks.
+Prints the time to fill the index, the memory of the process, and the time of each query of a page.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def letter(number: int) -> Letter:
 
 
 def questions(index: LetterIndex, letters: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Return what pages and automatic redriving ask."""
+    """Return the queries of pages and auto-redrive."""
     everything = LetterFilter()
     last = (PARTITIONS - 1, letters // PARTITIONS - 60)
     since = datetime.fromtimestamp(BEGAN + letters / 100 - 60, UTC)
@@ -76,7 +75,7 @@ def questions(index: LetterIndex, letters: int) -> Iterator[tuple[str, Callable[
 
 
 def main() -> None:
-    """Fill the index, and time the questions."""
+    """Fill the index, and time the queries."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--letters", type=int, default=1_000_000)
     letters = parser.parse_args().letters

@@ -1,10 +1,10 @@
-"""What the relay is compared with: aiokafka and aiohttp, put together in an afternoon.
+"""Simple loops to compare the relay with: aiokafka and aiohttp, written in an afternoon.
 
 ``python -m benchmarks.plain_loops BROKERS TOPIC GROUP URL IN_FLIGHT``; 1 is one at a time.
 
-It uses uvloop, one session and time-outs. Every second it commits what was answered, up to the
-first record that is still on its way: killed, it repeats records, and loses none. A request that
-fails is logged, and its record is lost: it does not retry, dead-letter, or keep a key's order.
+It uses uvloop, one session and time-outs. Every second it commits up to the first record in flight:
+after a kill it repeats records and loses none. A failed request is logged, and its record is lost:
+there are no retries and no dead letters, and a key's order is not kept.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ async def post(session: aiohttp.ClientSession, url: str, value: bytes) -> None:
 
 
 class Progress:
-    """What may be committed: each partition up to the first record still on its way."""
+    """The offsets to commit: each partition up to the first record in flight."""
 
     def __init__(self) -> None:
         self._on_their_way: dict[TopicPartition, dict[int, None]] = {}
         self._next: dict[TopicPartition, int] = {}
 
     def start(self, message: ConsumerRecord) -> None:
-        """Note a record as it comes, in the partition's order."""
+        """Add a record, in the partition's order."""
         partition = TopicPartition(message.topic, message.partition)
         self._on_their_way.setdefault(partition, {})[message.offset] = None
         self._next[partition] = message.offset + 1
 
     def finish(self, message: ConsumerRecord) -> None:
-        """Note its answer."""
+        """Note an answer."""
         del self._on_their_way[TopicPartition(message.topic, message.partition)][message.offset]
 
     def offsets(self) -> dict[TopicPartition, int]:
-        """What may be committed now."""
+        """The offsets to commit now."""
         return {
             partition: next(iter(self._on_their_way[partition]), after)
             for partition, after in self._next.items()
@@ -59,7 +59,7 @@ class Progress:
 
 
 async def commit(consumer: AIOKafkaConsumer, progress: Progress) -> None:
-    """Commit every second; what Kafka refuses is tried again with the next."""
+    """Commit every second; a refused commit is covered by the next one."""
     while True:
         await asyncio.sleep(COMMIT_SECONDS)
         try:
@@ -76,7 +76,7 @@ async def deliver_all(
     progress: Progress,
     in_flight: int,
 ) -> None:
-    """Deliver side by side, in whatever order the answers come."""
+    """Deliver in parallel; answers may come in any order."""
     places = asyncio.Semaphore(in_flight)
     tasks: set[asyncio.Task[None]] = set()
 

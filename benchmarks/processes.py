@@ -1,4 +1,4 @@
-"""Child processes: started, measured through /proc, and ended with the benchmark."""
+"""Child processes: started, measured through /proc, and stopped with the benchmark."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CannotMeasure(Exception):
 
 
 def machine() -> str:
-    """What the figures depend on, in a line."""
+    """The machine and packages, in one line."""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "aiohttp", "uvloop")
     )
@@ -41,7 +41,7 @@ def machine() -> str:
 
 def run_benchmark(name: str, run: Callable[[], None]) -> int:
     """Run a command of ``benchmarks``, which prints its result; returns the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also ends child processes
     print(machine(), flush=True)
     try:
         run()
@@ -54,7 +54,7 @@ def run_benchmark(name: str, run: Callable[[], None]) -> int:
 
 
 class Child:
-    """A process that ends when the ``with`` block does, or the benchmark dies."""
+    """A process that ends with the ``with`` block, or when the benchmark dies."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Child:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def cpu_seconds(self) -> float:
-        """User and system time of the process and its children, those that have ended too."""
+        """User and system time of the process and its children, ended ones included."""
         return sum(map(_ticks, _tree(self._process.pid))) / _TICKS
 
     def rss_mib(self) -> float:
@@ -130,7 +130,7 @@ class Child:
         return self._status("VmRSS:")
 
     def peak_rss_mib(self) -> float:
-        """The most resident memory it ever had."""
+        """The largest resident memory so far."""
         return self._status("VmHWM:")
 
     def _status(self, name: str) -> float:
@@ -154,14 +154,14 @@ def _tree(pid: int) -> Iterator[int]:
 def _ticks(pid: int) -> int:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended; what it used is its parent's
+    except OSError:  # it has ended; its parent has its time
         return 0
     return sum(map(int, fields[11:15]))
 
 
 @dataclass(frozen=True, slots=True)
 class SinkCounts:
-    """What the sink had seen at a moment of the monotonic clock; see ``benchmarks.sink``."""
+    """The sink's counts at a moment of the monotonic clock; see ``benchmarks.sink``."""
 
     clock: float
     answered: int
@@ -183,15 +183,15 @@ class Sink(Child):
 
     @property
     def url(self) -> str:
-        """Where to POST."""
+        """The URL for POSTs."""
         return f"http://127.0.0.1:{self.port}/logs"
 
     def counts(self) -> SinkCounts:
-        """Ask what it has seen."""
+        """Fetch its counts."""
         return SinkCounts(**self._get("/"))
 
     def wait_for(self, arrived: int, subject: Child, quiet_seconds: float) -> SinkCounts:
-        """Wait until so many orders have arrived, or none has for so long.
+        """Wait until enough orders have arrived, or none arrives any more.
 
         Raises:
             CannotMeasure: The subject ended.
@@ -207,7 +207,7 @@ class Sink(Child):
             time.sleep(POLL_SECONDS)
 
     def arrivals(self) -> dict[int, float]:
-        """Ask when each order arrived for the first time, by the monotonic clock."""
+        """Fetch the first arrival time of each order, by the monotonic clock."""
         return {int(order): at for order, at in self._get("/arrivals").items()}
 
     def _get(self, path: str) -> dict[str, Any]:

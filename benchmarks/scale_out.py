@@ -1,8 +1,8 @@
-"""``python -m benchmarks.scale_out``: throughput of one, two and three workers, and what bounds it.
+"""``python -m benchmarks.scale_out``: throughput of one, two and three workers, and its limits.
 
 Three brokers of Apache Kafka, a sink that answers after a fixed time, and workers of one group on a
-topic that is filled before. Measured is the time after every worker has its share of the
-partitions. docs/how-to/scaling.md says how to read the result.
+filled topic. It measures from the moment when every worker has its share of the partitions.
+docs/how-to/scaling.md says how to read the result.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from benchmarks.brokers import Brokers, real_kafka
 from benchmarks.processes import CannotMeasure, Sink, run_benchmark
 from benchmarks.subjects import Job
 
-# Connections, caches, and what the first worker had begun while the others joined.
+# For connections, caches, and deliveries of the first worker while the others joined.
 SETTLE_SECONDS = 2.0
 SHARED_SECONDS = 90.0
 LOOK_SECONDS = 0.2
-# For what is delivered before the measured part begins.
+# For deliveries before the measured part.
 JOINING_SECONDS = 15.0
 _ROW = "{:>10}{:>12}{:>12}{:>13}{:>12}{:>12}{:>12}"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Runs that differ in one thing, the first being what the others are held against.
+    """Runs that differ in one thing; the first is the baseline.
 
     Attributes:
-        name: What it is about.
+        name: The name of the series.
         shapes: Workers and partitions of each run.
-        latency_ms: How long the sink takes to answer.
+        latency_ms: The sink's time to answer.
         in_flight: MAX_IN_FLIGHT of each worker.
         keys: Keys of the records; ``None`` gives each its own.
-        rate_at_most: Records a second that one run may deliver; decides how many there must be.
+        rate_at_most: The most records a second that a run may deliver; sets the size of the topic.
     """
 
     name: str
@@ -93,7 +93,7 @@ SERIES = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run showed in its measured part, over all workers.
+    """The result of the measured part of a run, over all workers.
 
     Attributes:
         records_per_second: Deliveries a second.
@@ -191,7 +191,7 @@ def _measure(brokers: Brokers, series: Series, shape: tuple[int, int], seconds: 
 
 
 def _wait_until_shared(brokers: Brokers, group: str, workers: int, partitions: int) -> None:
-    """Wait until each worker has its share of the partitions, be it none."""
+    """Wait until each worker has its share of the partitions, even none."""
     wanted = sorted(partitions // workers + (n < partitions % workers) for n in range(workers))
     deadline = time.monotonic() + SHARED_SECONDS
     while (shares := sorted(brokers.shares(group))) != wanted:

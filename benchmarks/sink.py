@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.sink LATENCY_MS`` prints its port and serves until its standard input ends.
 ``GET /`` returns the counts as JSON, ``GET /arrivals`` when each order came. It does not use
-aiohttp's server, to stay far cheaper than what it measures.
+aiohttp's server, to be far cheaper than the subject.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import uvloop
 
 BODY = b'{"status":"ok"}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n" + BODY
-# Of each key, orders have rising numbers; the user's number is the key (benchmarks.brokers).
+# The orders of a key have rising numbers; userId is the key (benchmarks.brokers).
 ORDER = re.compile(rb'"orderId":(\d+),"userId":(\d+)')
 
 
 class Counts:
-    """What the sink has seen.
+    """The counts of the sink.
 
     Attributes:
         answered: Requests that were answered.
-        last_answer: When the last one was, by CLOCK_MONOTONIC, as in other processes.
+        last_answer: Time of the last answer, by CLOCK_MONOTONIC, as in other processes.
         arrivals: When each order arrived for the first time, by the same clock.
-        last_arrival: When the last of them did.
+        last_arrival: Time of the last first arrival.
         repeated: Arrivals of an order that had arrived before.
         reordered: Orders that arrived for the first time after a later one of their key.
         overlapping: Orders that arrived for the first time while another of their key waited for
@@ -50,7 +50,7 @@ class Counts:
         self._waiting: dict[int, int] = {}
 
     def arrived(self, body: bytes) -> int:
-        """Note a request; returns the order's key, for `left`."""
+        """Count a request; returns the order's key, for `left`."""
         found = ORDER.search(body)
         if found is None:
             return 0
@@ -69,11 +69,11 @@ class Counts:
         return key
 
     def left(self, key: int) -> None:
-        """Note that a request no longer waits, answered or not."""
+        """Record that a request no longer waits, answered or not."""
         self._waiting[key] = self._waiting.get(key, 1) - 1
 
     def now(self) -> dict[str, float]:
-        """The counts, and what the clock says now."""
+        """The counts, and the time now."""
         return {
             "clock": time.monotonic(),
             "answered": self.answered,
@@ -87,7 +87,7 @@ class Counts:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, and what its parser calls."""
+    """One client's connection and its parser's callbacks."""
 
     def __init__(self, counts: Counts, latency_seconds: float) -> None:
         self._counts = counts

@@ -1,4 +1,4 @@
-"""What is measured: the worker as it ships, and the two plain loops."""
+"""The measured subjects: the shipped worker, and the two plain loops."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from tests.support.kafka.ports import free_ports
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a subject is to do.
+    """The task of a subject.
 
     Attributes:
         brokers: Where the topic is.
-        topic: What to read, from its beginning.
-        sink: Where to POST every record.
+        topic: The topic to read, from its beginning.
+        sink: The URL for POSTs.
         in_flight: Deliveries at a time.
-        group: The consumer group; one that is new reads from the beginning, one that was there
-            before goes on.
+        group: The consumer group; a new one reads from the beginning, an old one continues.
     """
 
     brokers: Brokers
@@ -83,5 +82,5 @@ def one_at_a_time(job: Job) -> Child:
 
 
 def log_file(name: str) -> Path:
-    """Where a subject's output goes; it is there until the benchmark ends."""
+    """The file for a subject's output; it exists until the benchmark ends."""
     return Path(_folder.name) / f"{name}.log"

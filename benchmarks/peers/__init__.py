@@ -1,1 +1,1 @@
-"""``python -m benchmarks.peers``: others of the relay's kind beside it, on the same records."""
+"""``python -m benchmarks.peers``: similar programs compared with the relay, on the same records."""

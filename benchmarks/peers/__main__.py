@@ -1,7 +1,7 @@
 """The command: runs the peers in turn and prints a table in Markdown.
 
-One broker of Apache Kafka serves them all; each run has a topic, a sink and a process of its own.
-Every record has to arrive, and the second half of them is measured.
+One broker of Apache Kafka serves them all; each run has its own topic, sink and process.
+Every record must arrive, and the second half is measured.
 docs/explanation/comparison.md says how to read the table.
 """
 
@@ -24,7 +24,7 @@ LATENCIES_MS = (0.0, 20.0)
 KILL_LATENCY_MS = 20.0
 KILL_RECORDS = 20_000
 IN_FLIGHT = 256
-# Few enough that a key's next record often comes while the last one is on its way.
+# Few enough that a key's next record often comes while the last one is in flight.
 KEYS = 5_000
 # Longer than any peer's session time-out: after a kill, Kafka waits for it.
 QUIET_SECONDS = 100.0
@@ -32,7 +32,7 @@ QUIET_SECONDS = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run showed.
+    """The result of a run.
 
     Attributes:
         records_per_second: Arrivals a second in the second half; 0 with a kill, as ``cpu_us``.
@@ -55,7 +55,7 @@ Results = Mapping[Peer, Sequence[Run]]
 
 
 def measure(start: Start, brokers: Brokers, records: int, latency_ms: float, *, kill: bool) -> Run:
-    """Deliver so many records by one process; with ``kill``, it is killed halfway and restarted.
+    """Deliver ``records`` by one process; with ``kill``, it is killed halfway and restarted.
 
     Raises:
         CannotMeasure: It ended, or did not get through the first half.
@@ -143,12 +143,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _in_turn(
     starts: Mapping[Peer, Start], brokers: Brokers, options: argparse.Namespace, latency_ms: float
 ) -> dict[Peer, list[Run]]:
-    """Run each, and again, so that a neighbour's load falls on all of them."""
+    """Run each in turn, repeatedly, so that other load affects all of them."""
     results: dict[Peer, list[Run]] = {peer: [] for peer in starts}
     for _ in range(options.repeat):
         for peer, start in starts.items():
             records = KILL_RECORDS if options.kill else options.records
-            if latency_ms:  # what it can deliver in twice the time; half of that is measured
+            if latency_ms:  # enough for twice the time, as half is measured
                 in_flight = peer.threads or IN_FLIGHT
                 records = min(records, int(in_flight / latency_ms * 2000 * options.seconds))
             try:
@@ -162,7 +162,7 @@ def _in_turn(
 
 
 def speed_table(results: Mapping[float, Results]) -> str:
-    """Records a second and processor time by the sink's latency, order and loss over all runs."""
+    """Records a second and processor time for each latency; order and loss over all runs."""
     heads = [f"{ms:g} ms: records/s | CPU us/record" for ms in results]
     lines = [
         f"| | version | {' | '.join(heads)} | order by key | lost | repeated |",
@@ -189,7 +189,7 @@ def speed_table(results: Mapping[float, Results]) -> str:
 
 
 def kill_table(results: Results) -> str:
-    """What each kill cost."""
+    """The results of each kill."""
     lines = ["| | version | kills | lost | repeated |", "|---|---|---|---|---|"]
     for peer, runs in results.items():
         lost = " / ".join(f"{run.lost:,}" for run in runs)

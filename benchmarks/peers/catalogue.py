@@ -1,4 +1,4 @@
-"""The peers: how each is set up in a cache of its own and started, for a fair comparison.
+"""The peers: how each is installed in its own cache and started, for a fair comparison.
 
 A peer in Python has a virtual environment, one in Java a folder of jars.
 """
@@ -26,11 +26,11 @@ HERE = Path(__file__).parent
 
 
 class CannotSetUp(Exception):
-    """A peer cannot run on this machine; the text is one line saying what is missing."""
+    """A peer cannot run on this machine; the one-line message says what is missing."""
 
 
 def version_of(peer: str) -> str:
-    """The version that is measured: the first one in its requirements.txt or pom.xml."""
+    """The measured version: the first one in its requirements.txt or pom.xml."""
     for name, pattern in (
         ("requirements.txt", r"==(\S+)"),
         ("pom.xml", r"(?s)<dependency>.*?<version>(.+?)</version>"),
@@ -42,7 +42,7 @@ def version_of(peer: str) -> str:
 
 
 def java_version() -> str:
-    """What runs the broker and two of the peers."""
+    """The Java of the broker and of two peers."""
     java = java_executable()
     if java is None:
         return "missing"
@@ -52,14 +52,14 @@ def java_version() -> str:
 
 
 def python_of(peer: str, at_least: tuple[int, int] = (3, 11)) -> str:
-    """The interpreter of a virtual environment that has the peer's requirements.txt.
+    """The interpreter of a virtual environment with the peer's requirements.txt.
 
     Args:
         peer: Its folder beside this file.
-        at_least: The Python that its package needs.
+        at_least: The oldest Python that its package supports.
 
     Raises:
-        CannotSetUp: There is no such Python, or a package cannot be had.
+        CannotSetUp: No such Python, or a package cannot be installed.
     """
     requirements = HERE / peer / "requirements.txt"
 
@@ -75,7 +75,7 @@ def jars_of(peer: str) -> Path:
     """A folder with the jars of the peer's pom.xml.
 
     Raises:
-        CannotSetUp: Java or Maven is missing, or a jar cannot be had.
+        CannotSetUp: Java, Maven or a jar is missing.
     """
     pom = HERE / peer / "pom.xml"
     if java_executable() is None:
@@ -93,7 +93,7 @@ def jars_of(peer: str) -> Path:
 
 
 def _cached(peer: str, wanted: Path, install: Callable[[Path], None]) -> Path:
-    """The folder of what ``wanted`` says, installed the first time."""
+    """The folder for ``wanted``, installed the first time."""
     digest = hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]
     folder = cache_directory().parent / "peers" / f"{peer}-{digest}"
     complete = folder / ".complete"
@@ -138,11 +138,11 @@ class Peer:
     """One row of the table.
 
     Attributes:
-        name: As people know it.
-        version: What of it is measured.
-        set_up: Installs it where it is not there yet; returns what starts it. Raises
+        name: Its usual name.
+        version: The measured version.
+        set_up: Installs it if necessary; returns a function that starts it. Raises
             ``CannotSetUp``.
-        threads: Deliveries at a time where it has a number of its own, else ``None``.
+        threads: Deliveries at a time if it has its own number, else ``None``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""DLQ_AUTO_REDRIVE: second chances after chosen waits, and never more of them."""
+"""DLQ_AUTO_REDRIVE: one automatic redrive per configured wait, and no more."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ def given_up(number: int, *, redrives: int = 0, reason: str = "retries_exhausted
 async def test_a_letter_gets_its_chances_and_no_more(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """What is due is delivered; what had its chances, or was refused, waits for a person."""
+    """Due letters are redriven; rejected letters, and those without redrives left, stay open."""
     sink.script = lambda request: Answer(500 if request.order_id == 2 else 200)
     await put_letters(
         stage, [given_up(1), given_up(2), given_up(3, redrives=1), given_up(4, reason="rejected")]

@@ -61,7 +61,7 @@ def modules_after(folder: Path, *arguments: str, status: int = 0) -> set[str]:
     "arguments", [("--help",), (), ("--version",), ("dlq",), ("completion", "zsh"), ("none",)]
 )
 def test_help_imports_no_command(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """Neither a client nor what settings and tables are made of is imported: it is quick."""
+    """It stays fast: no client library and no package for settings or tables is imported."""
     loaded = modules_after(tmp_path, *arguments, status=2 if arguments == ("none",) else 0)
     assert not (CLIENTS | {"rich", "pydantic", "app", "agents"}) & loaded
     assert nothing_in(tmp_path)
@@ -83,7 +83,7 @@ def test_commands_that_need_settings_alone(tmp_path: Path, arguments: tuple[str,
 
 
 async def test_names_of_commands_are_completed(tmp_path: Path) -> None:
-    """The script asks the command itself, which imports nothing for it."""
+    """The shell script calls the command, which imports little for it."""
     commands = Commands(tmp_path)
     for shell in ("bash", "zsh", "fish"):
         script = (await commands("completion", shell)).out
@@ -93,8 +93,8 @@ async def test_names_of_commands_are_completed(tmp_path: Path) -> None:
     assert (await commands.in_new_interpreter()).out == "plain,redrive\n"
 
 
-async def test_an_application_of_ones_own(tmp_path: Path) -> None:
-    """``-A`` names its module, in this folder; its consumers are those that commands work on."""
+async def test_an_application_named_by_its_module(tmp_path: Path) -> None:
+    """``-A`` names a module of the current folder; commands work on its consumers."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "module.py").write_text(OWN, encoding="utf-8")
     (tmp_path / "consumers.py").write_text(CONSUMER, encoding="utf-8")
@@ -111,7 +111,7 @@ async def test_an_application_of_ones_own(tmp_path: Path) -> None:
 
 
 async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Path) -> None:
-    """The line names it, and how to name another; the status is 2."""
+    """It names the application, and how to choose another; the status is 2."""
     (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
     (tmp_path / "other.py").write_text("app = 1", encoding="utf-8")
     commands = Commands(tmp_path)
@@ -125,8 +125,8 @@ async def test_an_application_that_is_missing_or_broken_is_one_line(tmp_path: Pa
     assert "'missing'; run this in its folder" in await commands.refused("-A", "missing", "worker")
 
 
-def test_what_were_commands_of_faust_name_those_of_today(tmp_path: Path) -> None:
-    """One line, whatever the arguments; the status is 2."""
+def test_old_commands_of_faust_name_the_new_ones(tmp_path: Path) -> None:
+    """They print one line, with any arguments; the status is 2."""
     moved = {
         "dlq-list": "dlq list", "fallback-requeue": "fallback requeue", "publish": "publish",
         "order-status": "order",
@@ -147,7 +147,7 @@ def test_what_were_commands_of_faust_name_those_of_today(tmp_path: Path) -> None
 
 
 def test_the_script_of_faust_finds_the_consumers_of_its_folder(tmp_path: Path) -> None:
-    """``.venv/bin/faust`` does, without a PYTHONPATH that names it."""
+    """``.venv/bin/faust`` finds them without the folder in PYTHONPATH."""
     (tmp_path / "order_relay").symlink_to(ROOT / "order_relay")
     ended = subprocess.run(
         [Path(sys.executable).with_name("faust"), "-A", "app", "worker"],

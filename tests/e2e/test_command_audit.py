@@ -65,13 +65,13 @@ async def test_every_record_is_accounted_for(
 async def test_a_finished_record_without_a_trace_does_not_close(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Finished by a worker that kept no table: the records are named, and the status is 1."""
+    """Records that a worker without a deliveries table finished are listed; the status is 1."""
     commands = relay_on(stage, tmp_path)
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
         await worker.wait_ready()
         await stage.publish(orders(6))
         await eventually(stage.all_committed, 60, "everything is committed")
-        assert await worker.stop() == 0  # else the next one waits until its group gives it up
+        assert await worker.stop() == 0  # else the next one waits until the group removes it
     async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
         await worker.wait_ready()
         await stage.publish(orders(3, first=50))
@@ -83,10 +83,8 @@ async def test_a_finished_record_without_a_trace_does_not_close(
     assert "DOES NOT CLOSE" in (await commands("audit", statuses=(1,))).out
 
 
-async def test_what_cannot_be_known_is_said(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """Without a deliveries table finished is all that is known; without a database, too."""
+async def test_missing_tables_are_named(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+    """Without a deliveries table records are "finished"; a missing database is reported."""
     settings = {"deliveries_store": "off", "database_url": "sqlite+aiosqlite:////nowhere/relay.db"}
     commands = relay_on(stage, tmp_path, **settings)
     async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
@@ -103,7 +101,7 @@ async def test_what_cannot_be_known_is_said(
 async def test_entries_that_left_the_changelog_are_no_loss(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Kafka kept the table's entries for a shorter time than the table would: not known exactly."""
+    """Kafka deleted entries earlier than the table would: their records count as finished."""
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
         await worker.wait_ready()
         await stage.publish(orders(6))
@@ -118,7 +116,7 @@ async def test_entries_that_left_the_changelog_are_no_loss(
 
 
 async def test_a_time_that_no_calendar_has(stage: Stage, tmp_path: Path) -> None:
-    """A producer may give its records any time; the oldest ones that Kafka has are such."""
+    """Records may have any timestamp, even beyond the calendar; the audit still works."""
     producer = Producer({"bootstrap.servers": stage.bootstrap_servers})
     for _ in range(8):
         producer.produce(stage.topic, b"x" * 900_000, partition=0, timestamp=2**62)

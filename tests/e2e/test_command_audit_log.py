@@ -1,4 +1,4 @@
-"""What commands change stands in the audit log, as what people change in the console does."""
+"""Changes made by commands are in the audit log, like changes made in the console."""
 
 import asyncio
 import getpass
@@ -34,7 +34,7 @@ async def entries(commands: Commands) -> list[AuditEntry]:
 async def test_discarded_letters_are_not_open_and_were_not_sent(
     stage: Stage, tmp_path: Path
 ) -> None:
-    """By position and by message, also one that no redrive takes; with the reason in the log."""
+    """By position and by message, also an unreadable letter; the audit log has the reason."""
     commands = relay_on(stage, tmp_path)
     await migrate(commands.database_url)
     odd = (b"k", b"{}", [(OddName(b"\xff"), b"v")])
@@ -119,7 +119,7 @@ async def failed_rows(commands: Commands, count: int) -> None:
 
 
 async def into_a_full_disk(commands: Commands, *arguments: str) -> str:
-    """What a command says whose stdout takes nothing; its status is 1."""
+    """Run a command with a full stdout and status 1; returns its error."""
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         process = await commands.start(*arguments, stdout=full)
@@ -136,7 +136,7 @@ async def into_a_full_disk(commands: Commands, *arguments: str) -> str:
 async def test_a_report_that_cannot_be_written_does_not_hide_what_was_changed(
     stage: Stage, tmp_path: Path, as_json: tuple[str, ...]
 ) -> None:
-    """Letters and rows that were changed by then are counted, in the line and in the audit log."""
+    """The error line and the audit log count the letters and rows that were changed before."""
     commands = relay_on(stage, tmp_path)
     await failed_rows(commands, 30)
     await put_letters(stage, [letter(n) for n in range(30)])

@@ -1,4 +1,4 @@
-"""``order-relay check``: what is there and what is missing, side by side, without changing it."""
+"""``order-relay check``: lists what is there and what is missing, and changes nothing."""
 
 import asyncio
 import sqlite3
@@ -77,7 +77,7 @@ async def test_everything_that_a_worker_needs(
 
 
 async def test_a_misspelled_setting(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """It is a warning, which names the setting that is probably meant."""
+    """A warning names the setting that is probably meant."""
     commands = relay_on(stage, tmp_path, external_logger_url=sink.url, data_dirs="data")
     told = (await commands("check", "--json", statuses=(0, 1))).objects
 
@@ -86,7 +86,7 @@ async def test_a_misspelled_setting(stage: Stage, sink: ScriptedSink, tmp_path: 
 
 
 async def test_what_fails_hides_nothing_else(tmp_path: Path) -> None:
-    """Neither Kafka nor a database nor the target: each has its line, and the status is 1."""
+    """Kafka, the database and the target are down: each has its line, and the status is 1."""
     commands = Commands(
         tmp_path,
         external_logger_url="http://127.0.0.1:1/logs",
@@ -101,7 +101,7 @@ async def test_what_fails_hides_nothing_else(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_takes_no_rows(tmp_path: Path) -> None:
-    """A database that only answers is of no use: it must have the table, and accept writes."""
+    """A database that answers is not enough: it must have the table and accept writes."""
     commands = Commands(tmp_path, external_logger_url="http://127.0.0.1:1/logs")
     await migrate(commands.database_url)
     assert (await findings(commands, status=1))["database"][0] == "ok"
@@ -119,7 +119,7 @@ async def test_a_database_that_takes_no_rows(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_a_worker_could_not_make(tmp_path: Path) -> None:
-    """What a worker makes is only tried; where that fails, a first start would fail, too."""
+    """The check creates the table and rolls back; a failure would stop a first start, too."""
     commands = Commands(tmp_path, external_logger_url="http://127.0.0.1:1/logs")
     with closing(sqlite3.connect(commands.database)) as database:
         assert (await findings(commands, status=1))["database"][0] == "warn"
@@ -156,7 +156,7 @@ async def test_a_target_with_a_certificate_that_is_not_trusted(tmp_path: Path) -
 
 
 async def test_wrong_settings_and_consumers(tmp_path: Path) -> None:
-    """A setting that is wrong is all that can be said; a consumer leaves Kafka and the database."""
+    """A wrong setting ends the check; with a wrong consumer, Kafka and database are checked."""
     wrong = Commands(tmp_path, max_in_flight=0)
     (only,) = (await wrong("check", "--json", statuses=(1,))).objects
     assert (only["result"], only["part"]) == ("FAIL", "settings")

@@ -38,7 +38,7 @@ FOREIGN = Order(
 
 
 async def test_listing_letters(stage: Stage, tmp_path: Path) -> None:
-    """By partition and offset, narrowed down, counted; those of other programs are shown, too."""
+    """By partition and offset, filtered, counted; letters of other programs are listed, too."""
     commands = relay_on(stage, tmp_path)
     none = await commands.in_new_interpreter("dlq", "list")
     assert (none.out, none.err) == ("", "No letters\n")
@@ -102,9 +102,9 @@ async def test_showing_a_letter(stage: Stage, tmp_path: Path) -> None:
 
 
 async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Path) -> None:
-    """It is listed and shown without them, and stays: sent again it would have another event-id.
+    """It is listed and shown without headers, and not redriven: its event-id would change.
 
-    Kafka's client leaves an error behind, which CPython overlooks after some calls without one.
+    Kafka's client leaves a Python error set, which CPython overlooks after calls without one.
     """
     commands = relay_on(stage, tmp_path)
     before = [letter(n) for n in range(20)]
@@ -124,7 +124,7 @@ async def test_a_letter_whose_headers_cannot_be_read(stage: Stage, tmp_path: Pat
 
 
 async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: Path) -> None:
-    """By place, by filter, then all that is left: each goes out once, as its record came."""
+    """By position, by filter, then the rest: each goes out once, as its record came."""
     commands = relay_on(stage, tmp_path)
     often = (("dlq-redrives", b"3"),)
     await put_letters(
@@ -188,7 +188,7 @@ async def test_what_was_redriven_is_not_redriven_again(stage: Stage, tmp_path: P
 
 
 async def test_redriving_on_a_terminal_asks(stage: Stage, tmp_path: Path) -> None:
-    """Anything but yes leaves the letters; yes means those that were asked about, no later ones."""
+    """Only yes redrives, and only the letters that the question counted, not later ones."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(1)])
     for answer, left in ((b"n\n", ["0:0"]), (b"y\n", ["0:1"])):
@@ -209,7 +209,7 @@ async def test_redriving_on_a_terminal_asks(stage: Stage, tmp_path: Path) -> Non
 async def test_a_rejected_order_is_delivered_after_all(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Rejected, redriven with its event id, rejected again, redriven, delivered; then not again."""
+    """Rejected, redriven with its event id, rejected again, redriven, delivered once."""
 
     def rejecting(request: Received) -> Answer:
         return Answer(422) if request.order_id == 1 else Answer()
@@ -241,7 +241,7 @@ async def test_a_rejected_order_is_delivered_after_all(
         assert {r.body for r in sink.requests} == {one.value}
         assert (await stage.records())[-1].text("dlq-redrives") == "2"
 
-        # Once more, as after a crash between publishing and remembering.
+        # Once more, as after a crash between publishing and committing.
         await put_letters(
             stage, [Order(second.key, second.value, second.headers, second.partition)]
         )
@@ -254,7 +254,7 @@ async def test_a_rejected_order_is_delivered_after_all(
 
 
 async def test_purging_where_brokers_cannot(stage: Stage, tmp_path: Path) -> None:
-    """What would go is told; the embedded cluster's refusal is one line."""
+    """A dry run counts letters; the embedded cluster's refusal is one line."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(3)])
     for arguments, letters in ((("--all",), 3), (("--before", "1h"), 3), ((), 0)):
@@ -294,7 +294,7 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
 
 
 async def test_kafka_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:
-    """Nobody there: no stack trace, and the servers are named."""
+    """Without Kafka, the line names the servers; no stack trace."""
     commands = Commands(tmp_path)
     told = await asyncio.gather(
         commands("dlq", "list", statuses=(1,)),
@@ -307,7 +307,7 @@ async def test_kafka_that_cannot_be_used_gets_one_line(tmp_path: Path) -> None:
 
 
 async def test_a_topic_that_cannot_be_read_any_more(tmp_path: Path) -> None:
-    """What was redriven before is counted, and the summary says why the rest was not."""
+    """The summary counts what was redriven before, and says why the rest was not."""
     with EmbeddedKafka() as kafka:
         stage = kafka.stage()
         commands = relay_on(stage, tmp_path)

@@ -1,4 +1,4 @@
-"""``order-relay fallback …`` as a user types them, on a SQLite file and without any Kafka."""
+"""``order-relay fallback …`` as a user types them, on a SQLite file and without Kafka."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ GET_STATUSES = f"SELECT id, status FROM {TABLE_NAME} ORDER BY id"  # noqa: S608 
 STATUSES = ("PENDING", "PUBLISHED", "FAILED", "FAILED", "PENDING")
 
 
-# Alembic keeps what it is at in global variables: one migration at a time.
+# Alembic keeps its state in global variables: one migration at a time.
 MIGRATING = asyncio.Lock()
 
 
@@ -48,7 +48,7 @@ async def recovered_all(folder: Path, statuses: Sequence[str] = STATUSES) -> Com
 
 
 def run_sql(commands: Commands, sql: str, *values: object) -> list[tuple[object, ...]]:
-    """Run a statement on the file, as somebody at its own prompt would."""
+    """Run a statement on the file, as a person with ``sqlite3`` would."""
     connection = sqlite3.connect(commands.database)
     try:
         with connection:
@@ -63,7 +63,7 @@ def statuses(commands: Commands) -> dict[object, object]:
 
 
 async def test_help_lists_the_commands(tmp_path: Path) -> None:
-    """Asking for help, or for nothing, shows a line for each command."""
+    """With --help, or without arguments, each command has a line."""
     commands = Commands(tmp_path)
     ended = await commands.in_new_interpreter("--help")
     for name in ("worker", "publish", "fallback", "dlq"):
@@ -77,7 +77,7 @@ async def test_help_lists_the_commands(tmp_path: Path) -> None:
 
 
 async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
-    """The same figures as a table and as JSON, wherever --json stands."""
+    """The same figures as a table and as JSON; --json may stand anywhere."""
     commands = await recovered_all(tmp_path)
     table = (await commands.in_new_interpreter("fallback", "stats")).out
     assert [line.split()[:2] for line in table.splitlines()[1:]] == [
@@ -95,7 +95,7 @@ async def test_stats_for_people_and_programs(tmp_path: Path) -> None:
 
 
 async def test_listing_rows(tmp_path: Path) -> None:
-    """Filters, a limit with the way to the next rows, bytes as they stand in the table."""
+    """Filters, a limit with a hint how to list the next rows, bytes as the table has them."""
     commands = await recovered_all(tmp_path)
     failed = await commands.in_new_interpreter("fallback", "list", "--status", "failed", "--json")
     assert [(row["id"], row["payload"]) for row in failed.objects] == [
@@ -116,7 +116,7 @@ async def test_listing_rows(tmp_path: Path) -> None:
 
 
 async def test_requeueing_failed_rows(tmp_path: Path) -> None:
-    """First to look, then by id, then all that a filter leaves."""
+    """A dry run, then by id, then by filter."""
     commands = await recovered_all(tmp_path)
     dry = await commands.in_new_interpreter("fallback", "requeue", "--all", "--dry-run")
     assert "2 rows would be requeued; nothing was changed" in dry.out
@@ -165,7 +165,7 @@ async def test_discarding_on_a_terminal_asks(tmp_path: Path) -> None:
 
 
 async def test_only_what_was_asked_about_is_discarded(tmp_path: Path) -> None:
-    """Rows that fail while the question stands stay, and so does one that was requeued."""
+    """Rows that fail or are requeued while the question waits are not discarded."""
     commands = await recovered_all(tmp_path, ("FAILED", "FAILED", "PENDING", "PENDING"))
     async with asked(commands, "fallback", "discard", "--all") as question:
         assert b"Discard 2 rows?" in question.words
@@ -202,7 +202,7 @@ async def test_wrong_arguments_get_one_line(tmp_path: Path) -> None:
 
 
 async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> None:
-    """No file, an unknown driver, nobody there, a newer version: no stack trace, no new file."""
+    """No file, an unknown driver, no server, a newer version: no stack trace, no new file."""
     no_file = await Commands(tmp_path)("fallback", "stats", statuses=(1,))
     assert "there is no database" in no_file.only_line
     assert nothing_in(tmp_path)
@@ -221,7 +221,7 @@ async def test_databases_that_cannot_be_used_get_one_line(tmp_path: Path) -> Non
 
 
 async def test_a_database_without_a_table_is_left_as_it_is(tmp_path: Path) -> None:
-    """A wrong DATABASE_URL may be somebody else's file: one line, and nothing is made in it."""
+    """A wrong DATABASE_URL may name another program's file: one line, and it is not changed."""
     commands = Commands(tmp_path)
     run_sql(commands, "CREATE TABLE orders (id)")
     before = await asyncio.to_thread(commands.database.read_bytes)

@@ -47,7 +47,7 @@ async def test_publishing_a_file(stage: Stage, tmp_path: Path) -> None:
 
 
 async def test_publishing_from_a_pipe_twice(stage: Stage, tmp_path: Path) -> None:
-    """JSON says where each line is; again from stdin, the same lines have the same event ids."""
+    """JSON has each line's partition and offset; published again, lines keep their event ids."""
     commands = relay_on(stage, tmp_path)
     content = lines(order_value(n) for n in range(1, 6))
     first = await commands("publish", "-", "--json", stdin=content)
@@ -68,7 +68,7 @@ async def test_publishing_from_a_pipe_twice(stage: Stage, tmp_path: Path) -> Non
 
 
 async def test_without_kafka_events_are_saved(tmp_path: Path) -> None:
-    """All are in the table soon, in order, the reason is told once, and the status is 0."""
+    """All are saved in order, one line has the reason, and the status is 0."""
     commands = Commands(tmp_path)
     ended = await commands("publish", "-", stdin=lines(order_value(n) for n in range(1, 301)))
     assert "cannot be reached at 127.0.0.1:1" in ended.err
@@ -81,8 +81,8 @@ async def test_without_kafka_events_are_saved(tmp_path: Path) -> None:
     assert [row.payload for row in rows] == [order_value(n) for n in range(1, 301)]
 
 
-async def test_when_nobody_takes_events(tmp_path: Path) -> None:
-    """Neither Kafka nor a database: the status is 1 and the report has both causes."""
+async def test_events_that_neither_kafka_nor_the_database_takes(tmp_path: Path) -> None:
+    """Without Kafka and a database, the status is 1; the report has both causes."""
     commands = Commands(tmp_path, database_url="postgresql://relay:hush@127.0.0.1:1/orders")
     ended = await commands("publish", "-", stdin=lines([order_value(1)] * 3), statuses=(1,))
     assert "Traceback" not in ended.err
@@ -93,7 +93,7 @@ async def test_when_nobody_takes_events(tmp_path: Path) -> None:
 
 
 async def test_a_signal_ends_the_reading_only(embedded: EmbeddedKafka, tmp_path: Path) -> None:
-    """After SIGTERM what was read is accounted for, though the pipe stays open."""
+    """SIGTERM ends it with an open pipe; the report counts all lines read."""
     stage = embedded.stage()
     process = await relay_on(stage, tmp_path).start("publish", "-", "--json")
     assert process.stdin is not None
@@ -111,7 +111,7 @@ async def test_a_signal_ends_the_reading_only(embedded: EmbeddedKafka, tmp_path:
 
 
 async def test_a_dry_run_publishes_nothing(tmp_path: Path) -> None:
-    """Every line is checked, without Kafka and without a database; the status is as in earnest."""
+    """Every line is checked, without Kafka and a database; the status is that of a real run."""
     commands = Commands(tmp_path)
     good = lines([order_value(1), order_value(2)])
     people = await commands("publish", "-", "--dry-run", stdin=good + b"{bad\n", statuses=(1,))
@@ -133,8 +133,8 @@ async def test_a_dry_run_publishes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [order_value(1), b"{bad"])
-async def test_whoever_reads_the_report_leaves(tmp_path: Path, line: bytes) -> None:
-    """Reading stops though more could come, what was begun is finished, and one line says so."""
+async def test_a_reader_of_the_report_that_leaves(tmp_path: Path, line: bytes) -> None:
+    """When stdout breaks, it stops reading, finishes what it began, and prints one line."""
     report, stdout = os.pipe()
     try:
         process = await Commands(tmp_path).start("publish", "-", "--json", stdout=stdout)

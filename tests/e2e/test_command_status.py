@@ -1,4 +1,4 @@
-"""``order-relay status``: what the shipped worker says of itself, and what needs a person."""
+"""``order-relay status``: the state of the shipped worker, and what needs a person."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 async def test_a_worker_that_is_well_and_one_that_is_not(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """0 while all is well; 1 for open letters, FAILED rows, a refusing target, a silent worker."""
+    """0 without problems; 1 for open letters, FAILED rows, a refusing target, a silent worker."""
     sink.script = lambda request: Answer(422 if request.order_id == 7 else 200)
     commands = relay_on(stage, tmp_path)
     async with WorkerProcess(
@@ -93,7 +93,7 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
 
 
 async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
-    """A worker that has just started has not measured every partition."""
+    """With a partition that is not measured, the lag is unknown."""
     figures = {
         "version": "1", "consumer": "order_logging", "consumers": ["order_logging"],
         "paused": False, "kafka_up": True, "in_flight": 0, "deleted_records": 0,

@@ -176,7 +176,7 @@ async def test_the_console_says_what_the_logger_does(
         await does(page, "<img src=x onerror=")
         await says(page, "The target fails for some records")
 
-        # Until it was seen: one refusal among many answers is no limit, and soon over.
+        # Until the page shows it: one 429 among many answers would be over too soon.
         sink.script = lambda request: Answer(429, headers={"Retry-After": "1"}, body=b"slow down")
         await stage.publish(orders(20, first=100))
         await does(page, "throttles for")
@@ -212,7 +212,7 @@ async def test_the_console_says_what_the_logger_does(
 
 
 async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """By keyboard alone; the token is asked for, and what the worker answers is told in words."""
+    """By keyboard alone: the page asks for the token, and shows the worker's answer as text."""
     await sink.down()
     await stage.publish(orders(40))
     async with (

@@ -36,7 +36,7 @@ async def confirm(page: Page, *, reason: str = "", token: str = TOKEN) -> None:
 async def test_letters_are_redriven_and_discarded(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Selected, and all that match; asked first, with the token, told as they go, audited."""
+    """Selected letters and all that match: with confirmation, token, progress and audit log."""
     await put_letters(
         stage,
         [
@@ -91,7 +91,7 @@ async def test_letters_are_redriven_and_discarded(
         await expect(dialog.locator("#confirm-answer")).to_contain_text(
             "Not done: rate: Expected `float"
         )
-    # Over the restart, and for the commands, too: what was discarded is not open any more.
+    # The commands do not list discarded letters either.
     left = (await relay_on(stage, tmp_path)("dlq", "list", "--json")).objects
     assert {one["order_id"] for one in left} == {0, 2}
     assert [event_id for event_id, _ in sink.accepted] == ["paid-1"]
@@ -100,7 +100,7 @@ async def test_letters_are_redriven_and_discarded(
 async def test_a_paused_consumer_sends_nothing_on_any_worker(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Two workers: the one that is asked tells the other. It holds over restarts, until resumed."""
+    """The worker that pauses tells the other one; the pause survives restarts until resumed."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -128,7 +128,7 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
 
         await page.goto("about:blank")
         assert await paused(one)
-        # Each has a database of its own, and what it was told holds over a restart.
+        # Each has a database of its own, which keeps the pause over a restart.
         two.kill9()
         await two.start().wait_ready()
         assert await paused(two)
@@ -161,7 +161,7 @@ async def in_hand(one: WorkerProcess, two: WorkerProcess, records: int) -> bool:
 async def test_the_pages_of_an_order_a_row_and_a_letter(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Deep links: what became of an order, its dead letter with headers; and pages that are not."""
+    """Links lead to an order and to its dead letter with headers; unknown pages are 404 or 400."""
     sink.script = lambda request: Answer(422, body=b"<i>no</i>")
     async with WorkerProcess(tmp_path, stage, sink.url) as worker, browser_page() as (page, _):
         await worker.wait_ready()

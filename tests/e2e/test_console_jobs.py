@@ -32,7 +32,7 @@ async def redrive(worker: WorkerProcess, **more: object) -> str:
 
 
 async def job_of(worker: WorkerProcess, job: str) -> dict[str, Any]:
-    """How far a job is."""
+    """The progress of a job."""
     url = f"http://127.0.0.1:{worker.web_port}/jobs/{job}"
     async with aiohttp.ClientSession() as client, client.get(url) as answer:
         body: dict[str, Any] = await answer.json()
@@ -50,7 +50,7 @@ async def ended(worker: WorkerProcess, job: str) -> dict[str, Any]:
 
 
 async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path: Path) -> None:
-    """Killed in the midst: the rest is open. Two people at once: each letter once."""
+    """After a kill, the rest stays open. Two jobs at once redrive each letter once."""
     await put_letters(
         stage, [replace(letter(n), value=order(n).value, partition=n % 3) for n in range(LETTERS)]
     )
@@ -82,8 +82,8 @@ async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path:
         one.start()
         await one.wait_ready()
 
-        # On one worker: the embedded cluster cannot tell another one that the group has a member,
-        # and refuses the commits of a member while another joins. tests/kafka does that.
+        # On one worker: the embedded cluster does not show a group's members, and refuses commits
+        # while another member joins. tests/kafka tests two workers.
         jobs = await asyncio.gather(redrive(one), redrive(one))
         results = [await ended(one, job) for job in jobs]
         assert sorted(int(result["done"]) for result in results) == [0, left], results

@@ -1,4 +1,4 @@
-"""Every page of the console in each state: it fits, has names for screen readers, and no errors."""
+"""Every page of the console in each state: it fits, has names for screen readers and no errors."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ PAGES = (
     *("/audit", "/worker"),
 )
 FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-# What is in a part of its own with a scroll bar may be wider.
+# An element with its own scroll bar may be wider.
 TOO_WIDE = """(width) => [...document.querySelectorAll("body *")].filter((one) =>
     one.getBoundingClientRect().right > width && !one.closest(".scroll, section"))
     .map((one) => one.outerHTML.slice(0, 200))"""
@@ -39,7 +39,7 @@ NAMELESS = re.compile(
 
 
 async def look_at(page: Page, base: str, state: str, *more: str) -> None:
-    """Open each page on a phone in the dark, and look at it on a wide screen in the light, too."""
+    """Check each page on a phone in dark mode and on a wide screen in light mode."""
     for path in (*PAGES, *more):
         await page.set_viewport_size({"width": 390, "height": 900})
         await page.goto(base + path)
@@ -57,7 +57,7 @@ async def look_at(page: Page, base: str, state: str, *more: str) -> None:
 async def test_pages_in_each_state(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Empty, well, throttled, outage, without Kafka: no page is too wide or has nameless parts."""
+    """Empty, healthy, throttled, outage, without Kafka: each page fits, and its parts are named."""
     stage = fragile.stage()
     async with (
         WorkerProcess(
@@ -116,7 +116,7 @@ async def test_pages_in_each_state(
 async def test_ten_thousand_letters_without_a_database(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """The pages of letters stay short, and others say what is missing; by keyboard alone."""
+    """Lists of letters have pages of 50; others name what is missing. By keyboard alone."""
     await put_letters(stage, [letter(n, partition=n % 3) for n in range(LETTERS)])
     (closed,) = free_ports(1)
     async with (

@@ -20,9 +20,9 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-# With the worker's start, an outage of the logger and orders that are retried to the end.
+# Includes the worker's start, an outage of the logger, and orders retried until given up.
 LIMIT_SECONDS = 240.0
-# A user's settings for something else; none of them may reach the demonstration.
+# A user's settings for another program; the demo must ignore them.
 USERS = {
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
     "CONSUMER_RETRY_MAX_ATTEMPTS": "many", "BROKER_URL": "kafka://127.0.0.1:1",
@@ -76,7 +76,7 @@ class Demo:
         return int(children.read_text().strip() or 0)
 
     def leaves_nothing(self) -> bool:
-        """Whether both of its ports are free again."""
+        """Whether both ports are free again."""
         for port in (self.logger_port, self.web_port):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -86,7 +86,7 @@ class Demo:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[list[Demo]]:
-    """Commands that a test started; they end with it, whatever happens."""
+    """Commands that a test started; they always end with the test."""
     running: list[Demo] = []
     yield running
     for demo in running:
@@ -96,7 +96,7 @@ def started(tmp_path: Path) -> Iterator[list[Demo]]:
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 async def test_sixty_orders_are_all_accounted_for(tmp_path: Path, started: list[Demo]) -> None:
-    """Through refusals, failures, an outage of the logger and one of Kafka, the ledger closes."""
+    """The ledger closes despite refusals, failures, and outages of the logger and of Kafka."""
     # Slow enough for some to be paid while Kafka is down, on any machine.
     demo = Demo(tmp_path, "--orders", "60", "--rate", "20")
     started.append(demo)
@@ -111,7 +111,7 @@ async def test_sixty_orders_are_all_accounted_for(tmp_path: Path, started: list[
     assert (paid, saved) == (60, 0)
     assert paid == delivered + dead + saved
     assert "Kafka: 1 outage" in text
-    # What was paid meanwhile waited in the database.
+    # Orders paid meanwhile waited in the database.
     found = re.search(r"reached Kafka later: (\d+)", text)
     assert found
     assert int(found[1]) > 0
@@ -127,8 +127,8 @@ async def test_sixty_orders_are_all_accounted_for(tmp_path: Path, started: list[
 async def test_each_of_two_consumers_has_a_ledger_that_closes(
     tmp_path: Path, started: list[Demo]
 ) -> None:
-    """Both account for every order, each with failures, an outage and dead letters of its own."""
-    # The seed has a broken message and one refusal for each, and no hopeless order to wait for.
+    """Each accounts for every order, with its own failures, outage and dead letters."""
+    # The seed has a broken message and one refusal for each, and no order that always fails.
     arguments = ("--orders", "40", "--rate", "20", "--seed", "8")
     demo = Demo(tmp_path, *arguments, CONSUMERS="order_logging, notifications")
     started.append(demo)
@@ -153,7 +153,7 @@ async def test_each_of_two_consumers_has_a_ledger_that_closes(
 
 
 def try_commands(text: str, folder: Path) -> None:
-    """Paste what the demo prints for other terminals into a shell that knows nothing of it."""
+    """Run the commands that the demo prints for other terminals in a clean shell."""
     # Where the project is not installed as a package, it has no script.
     script = folder / "order-relay"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m order_relay "$@"\n')
@@ -163,7 +163,7 @@ def try_commands(text: str, folder: Path) -> None:
     names = [command.split()[1:3] for command in commands if command.startswith("order-relay")]
     assert [name[0] for name in names] == ["order", "dlq", "dlq", "audit", "status"]
     assert [name[1] for name in names[1:3]] == ["list", "redrive"]
-    # What is redriven may come back, and then the status is 1: a person is needed.
+    # A redriven letter may be given up again; then the status is 1.
     assert commands[-1] == "order-relay status"
     commands[-1] += " || test $? = 1"
     ended = subprocess.run(
@@ -185,10 +185,10 @@ def try_commands(text: str, folder: Path) -> None:
 async def test_ctrl_c_ends_everything_and_prints_the_ledger(
     tmp_path: Path, started: list[Demo]
 ) -> None:
-    """Without a number it goes on until Ctrl-C; then worker, logger and shop are gone."""
+    """Without --orders it runs until Ctrl-C, which also ends worker, logger and shop."""
     demo = Demo(tmp_path)
     started.append(demo)
-    # A dead letter to show is there.
+    # Wait for a dead letter to show.
     await eventually(
         lambda: re.search(r"  delivered [1-9].+invalid_json", demo.text()),
         LIMIT_SECONDS,
@@ -210,7 +210,7 @@ async def test_ctrl_c_ends_everything_and_prints_the_ledger(
 async def test_a_worker_that_dies_is_told_with_the_end_of_its_log(
     tmp_path: Path, started: list[Demo]
 ) -> None:
-    """When the worker ends by itself the command says so, shows why, and fails."""
+    """When the worker ends, the command says so, shows its log's end, and fails."""
     demo = Demo(tmp_path)
     started.append(demo)
     (log,) = await eventually(lambda: list(tmp_path.glob("order-relay-*/worker.log")))
@@ -229,7 +229,7 @@ async def test_a_worker_that_dies_is_told_with_the_end_of_its_log(
 async def test_it_gives_up_when_nothing_moves_and_names_what_is_missing(
     tmp_path: Path, started: list[Demo]
 ) -> None:
-    """With a frozen worker the ledger stays open: missing ids are named, the status is 1."""
+    """With a frozen worker the ledger does not close: it lists missing ids; the status is 1."""
     demo = Demo(tmp_path, "--orders", "60", "--rate", "20", "--give-up-after", "4")
     started.append(demo)
     await eventually(
@@ -238,7 +238,7 @@ async def test_it_gives_up_when_nothing_moves_and_names_what_is_missing(
     worker = demo.worker()
     os.kill(worker, signal.SIGSTOP)
     await eventually(lambda: "worker finishing" in demo.text(), 60.0, describe=demo.text)
-    # It would wait for the worker's deadline; one Ctrl-C spares that.
+    # Ctrl-C skips the wait for the worker's deadline.
     demo.process.send_signal(signal.SIGINT)
     assert await demo.ended() == 1, demo.text()
     text = demo.text()
@@ -254,7 +254,7 @@ async def test_it_gives_up_when_nothing_moves_and_names_what_is_missing(
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the worker on Linux only")
 @pytest.mark.timeout(LIMIT_SECONDS + 30)
 async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Demo]) -> None:
-    """Killed with SIGKILL it can clean up nothing; its worker ends all the same."""
+    """SIGKILL prevents any clean-up; the worker still ends."""
     demo = Demo(tmp_path)
     started.append(demo)
     await eventually(
@@ -266,7 +266,7 @@ async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Dem
 
 
 def ended(folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
-    """The command with five orders, run to its end, on free ports unless some are given."""
+    """Run the command with five orders to its end, on free ports unless some are given."""
     ports = dict(zip(("LOGGER_PORT", "WEB_PORT"), map(str, free_ports(2)), strict=True))
     return subprocess.run(
         [sys.executable, "-m", "demo", "--orders", "5"],
@@ -281,7 +281,7 @@ def ended(folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("variable", ["LOGGER_PORT", "WEB_PORT"])
 def test_a_port_in_use_gets_one_line(tmp_path: Path, variable: str) -> None:
-    """The line names the port and how to choose another; nothing is left."""
+    """The line names the port and how to choose another; no file is left."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = ended(tmp_path, **{variable: str(port)})

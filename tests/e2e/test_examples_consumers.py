@@ -32,7 +32,7 @@ def of_consumer(embedded: EmbeddedKafka, stage: Stage, name: str, topic: str) ->
 
 
 def refund(refund_id: str, order_id: int) -> Order:
-    """A refund of an order, under a key of its own and with a field that is not named."""
+    """A refund of an order, with its own key and an unknown field."""
     value = {"refundId": refund_id, "order": order_id, "amountCents": 1990, "note": "late"}
     return Order(refund_id.encode(), json.dumps(value).encode())
 
@@ -51,7 +51,7 @@ ONCE = {
 
 
 def notification(request: Received) -> Answer:
-    """Some are answered otherwise at first; that of order 901 is rejected."""
+    """Some first attempts fail; the notification of order 901 is rejected."""
     text = request.json["text"]
     if text == "Order 901 is paid":
         return Answer(422)
@@ -59,7 +59,7 @@ def notification(request: Received) -> Answer:
 
 
 async def asked(worker: WorkerProcess, path: str) -> dict[str, Any]:
-    """The JSON of a page that the worker shows."""
+    """The JSON of a page of the worker."""
     answer = await worker.get(path)
     assert answer is not None
     assert answer[0] == 200, answer
@@ -70,7 +70,7 @@ async def asked(worker: WorkerProcess, path: str) -> dict[str, Any]:
 async def test_the_examples_handle_every_event(
     embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Each handles all events but those it rejects, which are dead letters of its own."""
+    """Each handles all events except those it rejects, which become its own dead letters."""
     refund_topic = f"refund-paid-{uuid.uuid4().hex[:8]}"
     embedded.create_topic(refund_topic)
     stages = {
@@ -93,7 +93,7 @@ async def test_the_examples_handle_every_event(
                 notifications_service_url=notified.url,
                 refunds_url=refunded.url,
                 analytics_database=database,
-                # Without this table the function itself is called for what comes again.
+                # Without this table, the function is called for a duplicate, too.
                 analytics_deliveries_store="off",
                 **{f"{name}_topic": one.topic for name, one in stages.items()},
                 **{f"{name}_group": one.group_id for name, one in stages.items()},

@@ -1,4 +1,4 @@
-"""A real Prometheus watches a real worker: every panel has data, and every alert can be asked."""
+"""A real Prometheus watches a real worker: every panel has data, every alert is evaluated."""
 
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -35,7 +35,7 @@ POISON = [
     Order(b"t", None), Order(b"u", b"\xff\xfe"), Order(b"j", b"{"),
     Order(b"e", b'{"eventType":"ORDER_PAID"}'),
 ]  # fmt: skip
-# What the story below makes happen, as the panels' series know it.
+# The series that the story below must move.
 HAPPENED = [
     *(f'order_relay_deliveries_total{{outcome="{outcome}"}}'
       for outcome in ("delivered", "dead_lettered", "duplicate")),
@@ -86,7 +86,7 @@ class Story:
         return Answer(503) if request.order_id == HOPELESS else Answer()
 
     async def deliver(self) -> None:
-        """Orders are delivered; one is refused, one fails four times, four are none; one twice."""
+        """Deliver orders: one is rejected, one fails four times, four are invalid, one repeats."""
         await self.stage.publish([*orders(100), *POISON, order(REJECTED)])
         await self.wait_for("deliveries_total", 'outcome="delivered"', 100)
         # Successes between its failures keep the breaker closed.
@@ -97,16 +97,16 @@ class Story:
         await self.wait_for("deliveries_total", 'outcome="duplicate"', 1)
 
     async def throttle(self) -> None:
-        """The logger refuses all that is under way, and has had enough for a second."""
+        """The logger answers 429 to all requests in flight, with Retry-After 1."""
         self.sink.fail_next(20, 429, headers={"Retry-After": "1"})
         await self.stage.publish(orders(20, first=350))
         await self.wait_for("target_state", 'state="throttles"', 1)
 
     async def outage(self, told: Callable[[], Awaitable[None]]) -> None:
-        """The logger knows our token no more, and the breaker opens; then it knows it again.
+        """The logger refuses the token, and the breaker opens; then it accepts the token again.
 
         Args:
-            told: Waits until whoever watches has seen it.
+            told: Waits until Prometheus has seen it.
         """
         self.sink.script = lambda _: Answer(401)
         await self.stage.publish(orders(50, first=400))
@@ -115,7 +115,7 @@ class Story:
         await self.wait_for("deliveries_total", 'outcome="delivered"', 271)
 
     async def pay(self) -> None:
-        """Orders are posted: Kafka has one, one is none, and while Kafka is gone one is saved."""
+        """Post orders: one is published, one is refused, and one is saved while Kafka is down."""
         assert await self._post(order_value(601)) == "published"
         assert await self._post(b"{}") == "refused"
         self.kafka.down()
@@ -124,7 +124,7 @@ class Story:
         await self.wait_for("fallback_replayed_total", 'result="published"', 1)
 
     async def rows_that_wait(self) -> None:
-        """One row can never be published, another is to be published years from now."""
+        """Insert a row that can never be published, and one that is due in 2999."""
         connection = sqlite3.connect(self.database, timeout=30)
         with connection:
             connection.execute(
@@ -141,7 +141,7 @@ class Story:
             await self.wait_for("fallback_messages", f'status="{status}"', 1)
 
     async def wait_for(self, name: str, label: str, value: float) -> None:
-        """Wait until a metric of the worker is at least so much."""
+        """Wait until a metric of the worker has at least this value."""
         key = f"order_relay_{name}{{{label}}}" if label else f"order_relay_{name}"
 
         async def is_so() -> bool:
@@ -160,10 +160,10 @@ class Story:
         return answer.get("status", "refused")
 
 
-async def test_every_panel_has_data_and_every_alert_can_be_asked(
+async def test_every_panel_has_data_and_every_alert_is_evaluated(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Prometheus scrapes a worker through a day's events; then all that Grafana asks is asked."""
+    """Prometheus scrapes a worker through a day's events; then every Grafana query is run."""
     story = Story(fragile, fragile.stage(), sink, tmp_path)
     target = f"{LOOPBACK}:{story.worker.web_port}"
     async with story.worker as worker, PrometheusServer(tmp_path, [target]) as prometheus:
@@ -193,7 +193,7 @@ async def seen(prometheus: PrometheusServer, expr: str) -> None:
 
 
 async def alerts_are_well(prometheus: PrometheusServer) -> None:
-    """Every rule is evaluated without an error; the dead letters and the FAILED row are told of."""
+    """Every rule is evaluated without an error; dead letters and the FAILED row raise alerts."""
     await seen(prometheus, 'ALERTS{alertname="OrderRelayDeadLetters", alertstate="firing"}')
     await seen(prometheus, 'ALERTS{alertname="OrderRelayFailedRows"}')
     await seen(prometheus, "order_relay:late:ratio_rate30d")
@@ -206,13 +206,13 @@ async def alerts_are_well(prometheus: PrometheusServer) -> None:
         await prometheus.values(rule["query"])
     assert await prometheus.values('ALERTS{alertname="OrderRelayNoWorker"}') == []
     asked, _ = grafanas_own()["data"]
-    # A group that is not evaluated yet, or was not at the last scrape, was evaluated in 1970.
+    # A group without an evaluation has the timestamp 0, which is 1970.
     await seen(prometheus, f"{asked['model']['expr']} < 120")
     assert await prometheus.values('ALERTS{alertname="OrderRelayPartitionsUnassigned"}') == []
 
 
 async def variables_have_values(prometheus: PrometheusServer, target: str) -> None:
-    """The variables' questions find the group and its worker."""
+    """The queries of the variables find the group and its worker."""
     for _, board in boards():
         queries = [one["query"] for one in board["templating"]["list"] if one["type"] == "query"]
         assert queries == [
@@ -228,7 +228,7 @@ async def variables_have_values(prometheus: PrometheusServer, target: str) -> No
 
 
 async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
-    """Every query of every panel returns a series with a number, but where none can be known."""
+    """Every query of every panel returns a number, except where none can be known."""
     variables = {
         "job": JOB, "worker": f"({target}|another:6066)", "consumer": ".*",
         "__rate_interval": "10s", "__range": "10m", "__range_s": "600",
@@ -237,7 +237,7 @@ async def panels_have_data(prometheus: PrometheusServer, target: str) -> None:
     empty: list[str] = []
 
     async def only_unknown_are_empty() -> bool:
-        # What has a value now has it in a range only after the range's next step.
+        # A range query shows a new value only after its next step.
         empty[:] = [
             question.panel
             for question in questions()

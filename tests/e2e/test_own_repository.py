@@ -58,7 +58,7 @@ def test_its_own_tests_pass(repository: Path, installed: Path) -> None:
 
 
 def test_commands_work_on_its_consumers(repository: Path, installed: Path) -> None:
-    """``order-relay`` finds its application in the current folder, as Faust does."""
+    """``order-relay`` finds the application in the current folder, as Faust does."""
     ended = run("-m", "order_relay", "check", folder=repository, installed=installed)
     assert ended.stdout.startswith("ok   settings: the consumers are coupons\n"), ended.stderr
     assert "target of coupons" in ended.stdout

@@ -1,4 +1,4 @@
-"""No secret shows anywhere: a worker has all of them, and everything works and fails once."""
+"""No secret is shown: a worker has every secret, and each operation succeeds and fails once."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ from tests.support.worker import WorkerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-# With what is written in another way in URLs, in JSON and in headers.
+# With characters that URLs, JSON and headers escape.
 SECRETS = {name: f"7h/+@-{name}-n0t-t0-b3-s33n" for name in secret_fields(Settings)}
 SECRETS["external_logger_signing_secrets"] = "7h/+signingn0tt0b3s33n" * 2
 NEW_KEY = "n3w/+signingn0tt0b3s33n+" * 2
@@ -34,7 +34,7 @@ LIMIT_SECONDS = 60.0
 
 @pytest.fixture
 def postgres() -> Iterator[PostgresServer]:
-    """A database server of the test's own, to take down."""
+    """A database server that the test can stop."""
     if reason := unavailable_reason():
         pytest.skip(reason)
     server = PostgresServer()
@@ -43,17 +43,17 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 class Seen:
-    """Everything that anybody could read, by where it stood."""
+    """All output that could show a secret, by location."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
     def add(self, location: str, what: object) -> None:
-        """Note what stood in a place."""
+        """Keep the output of a location."""
         self._texts[location] = what if isinstance(what, str) else repr(what)
 
     def found(self) -> list[str]:
-        """Where which secret can be read, in any of the ways it may be written."""
+        """The secrets found and their locations, in any encoding."""
         return [
             f"{name} in {location}"
             for location, text in self._texts.items()
@@ -63,7 +63,7 @@ class Seen:
         ]
 
     def nothing_is_empty(self) -> bool:
-        """Whether there was something to read everywhere."""
+        """Whether each location had output."""
         return all(self._texts.values())
 
 
@@ -81,7 +81,7 @@ def _given(way: str, folder: Path, database: str, proxy_port: int) -> dict[str, 
     secrets["external_logger_headers"] = f"X-Api-Key: {secrets['external_logger_headers']}"
     secrets["external_logger_signing_secrets"] += f",whsec_{NEW_KEY}"
     if way == "variables":
-        # The password in the URL; a setting of its own beside it would be a mistake.
+        # Here the password is in the URL; setting it twice is an error.
         password = secrets.pop("database_password")
         secrets["database_url"] = database.replace("@", f":{quote(password, safe='')}@", 1)
         return dict(secrets)
@@ -92,7 +92,7 @@ def _given(way: str, folder: Path, database: str, proxy_port: int) -> dict[str, 
 
 
 def _echo(request: Received) -> Answer:
-    """Give back all that came, the token and a key among it, in every kind of refusal."""
+    """Answer with all request headers, token and key included, in every kind of refusal."""
     assert request.headers["x-api-key"] == SECRETS["external_logger_headers"]
     status = {2: 422, 3: 503, 4: 401, 5: 302}.get(request.order_id or 0, 200)
     if status in (503, 401, 302) and request.attempt > 1:
@@ -114,7 +114,7 @@ async def test_no_secret_shows(
     stage, seen = fragile.stage(), Seen()
     database = postgres.create_database()
     sink = ScriptedSink()
-    # It is its own proxy, and gives back what only a proxy should see.
+    # The sink is also the proxy, and echoes the proxy's credentials.
     given = _given(way, tmp_path, postgres.url(database), sink.port) | {
         "log_format": log_format, "fallback_replay_interval_seconds": 1,
         "producer_delivery_timeout_ms": 2000, "shutdown_grace_seconds": 2,
@@ -169,7 +169,7 @@ async def test_no_secret_shows(
 
     assert seen.nothing_is_empty()
     assert seen.found() == []
-    assert "[redacted]" in worker.log_text()  # the logger did give the token back
+    assert "[redacted]" in worker.log_text()  # the logger did echo the token
 
 
 async def _hand_in(

@@ -1,4 +1,4 @@
-"""The shipped worker with a consumer of a folder: one that leaves things behind, or redrives."""
+"""The shipped worker with a consumer from a folder that leaves threads or tasks, or is redriven."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ async def issue(order, delivery):
 async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """SIGTERM ends it with 0 within its deadline; the record is not committed, all others are."""
+    """SIGTERM ends the worker with 0; only the stuck consumer's record is not committed."""
     folder = tmp_path / "consumers"
     folder.mkdir()
     (folder / "stuck.py").write_text(STUCK, encoding="utf-8")
@@ -70,7 +70,7 @@ async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
 async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Others skip and commit it, also an older letter that does not say whose it is."""
+    """Other consumers skip and commit it, even an old letter without a consumer's name."""
     folder = tmp_path / "consumers"
     folder.mkdir()
     (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
@@ -137,9 +137,9 @@ leaves = Consumer("leaves", topic="orders", group="leaves", event=OrderPaid, han
 async def test_tasks_of_a_handlers_own_neither_keep_a_worker_nor_end_it_with_0(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """sys.exit() in one ends the worker with 1, told; one that catches everything is left behind.
+    """sys.exit() in a task ends the worker with 1 and a log line, although another task never ends.
 
-    Nothing is lost by it.
+    No record is lost.
     """
     folder = tmp_path / "consumers"
     folder.mkdir()

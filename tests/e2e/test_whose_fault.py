@@ -1,7 +1,7 @@
 """The shipped worker and a target that is slow, rate-limited, half broken or down: whose fault?
 
-With the product's own settings, except those that a test names. What is counted is what the target
-saw; how long something took is never asserted.
+With default settings, except those that a test names. Tests count the requests at the target, and
+never assert a duration.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ QUICK_RETRIES: dict[str, Any] = {
 PROBE_SECONDS = 5.0
 MAX_IN_FLIGHT = 256
 BREAKER_FAILURE_THRESHOLD = 20
-# With this one the unluckiest of 1,500 orders needs 11 attempts.
+# With this seed, one of 1,500 orders needs 11 attempts, the most.
 SEED = 0
 ODD = ("-5", "nan", "inf", "", "1e9", "0x10", "soon", "Fri, 31 Feb 2025 25:61:61 GMT")
 """None of these is a Retry-After."""
@@ -54,9 +54,9 @@ def in_order(sink: ScriptedSink, published: Iterable[Published]) -> bool:
 
 
 def after_first_burst(sink: ScriptedSink, status: int) -> list[Received]:
-    """The requests that certainly were sent after the first refusal had arrived.
+    """The requests that were certainly sent after the first refusal.
 
-    So many as may be in flight can have been under way when it was given.
+    At that moment up to MAX_IN_FLIGHT requests were in flight.
     """
     for number, one in enumerate(sink.requests):
         if one.answer is not None and one.answer.status == status:
@@ -69,7 +69,7 @@ class Shop:
 
     Attributes:
         published: Its orders.
-        asked: How many requests the target had had before each of them.
+        asked: How many requests the target had received before each order.
     """
 
     def __init__(self, stage: Stage, sink: ScriptedSink) -> None:
@@ -95,10 +95,10 @@ class Shop:
                 await asyncio.wait_for(self._closes.wait(), 1.0)
 
 
-async def test_hopeless_orders_of_a_quiet_topic_hold_up_no_good_one(
+async def test_hopeless_orders_of_a_quiet_topic_do_not_delay_good_ones(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Six that are answered 500 for ever are given up; one good order a second is delivered."""
+    """Six orders always get 500 and are given up; one good order a second is delivered."""
     sink.script = lambda request: Answer(500 if (request.order_id or 0) <= 6 else 200)
     hopeless = await stage.publish(orders(6))
     async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
@@ -128,9 +128,9 @@ async def test_hopeless_orders_of_a_quiet_topic_hold_up_no_good_one(
 async def test_a_key_with_many_records_leaves_room_for_others(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """12,000 records of a key behind one that fails, then behind slow ones: other keys flow.
+    """Other keys are delivered although 12,000 records of a key wait behind a failing or slow one.
 
-    The head may fail a thousand times: it is not to be given up before the others were delivered.
+    The first record may fail 1,000 times, so that it is not given up before the others finish.
     """
     fails, slow = True, True
 
@@ -156,7 +156,7 @@ async def test_a_key_with_many_records_leaves_room_for_others(
         others = set(event_ids([*behind, *behind_slow]))
         await sink.wait_for(lambda s: others <= set(s.accepted_keys), LIMIT_SECONDS)
         slow_ones = len(sink.accepted) - len(others)
-        # So few of its records that 10,000 in memory would have left no room for the others.
+        # Fewer than the 10,000 records that fit in memory: the key did not take all the room.
         assert slow_ones < 1_500
 
         slow = False
@@ -207,9 +207,9 @@ async def deliver_to_limited(stage: Stage, directory: Path, limit: str, refusal:
 async def test_a_target_that_takes_so_many_a_second_refuses_few(
     embedded: EmbeddedKafka, tmp_path: Path
 ) -> None:
-    """However it counts and whatever it says: no dead letter, all delivered, few refusals.
+    """All is delivered without dead letters and with few refusals, for each kind of limit.
 
-    Three of them side by side: each keeps its worker waiting most of the time.
+    Three targets side by side, as each worker waits most of the time.
     """
     async with asyncio.TaskGroup() as group:
         for limit, refusal in zip(LIMITS, REFUSALS, strict=True):
@@ -220,9 +220,9 @@ async def test_a_target_that_takes_so_many_a_second_refuses_few(
 async def test_no_good_order_is_given_up_while_half_of_all_requests_fail(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """At random, and then every other one: all are delivered.
+    """At random, then every other request: all are delivered.
 
-    Retries come ten times as soon as by default, since the unluckiest order needs eleven of them.
+    Retries are ten times faster than by default, since one order needs eleven attempts.
     """
     turn = False
 
@@ -251,7 +251,7 @@ async def test_no_good_order_is_given_up_while_half_of_all_requests_fail(
 async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """While all is refused there are few requests; the first that succeeds lets all others go."""
+    """In an outage there are only probes; the first success closes the breaker."""
     before = await stage.publish(orders(300))
     async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(before), LIMIT_SECONDS)
@@ -264,15 +264,15 @@ async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
             answer = await worker.get("/stats")
             return answer is not None and json.loads(answer[1])["breaker"]["failed_probes"] >= 8
 
-        # The first few come sooner, the last two after the whole interval.
+        # The first probes come sooner, the last two after the whole interval.
         await worker.wait_until(probed, LIMIT_SECONDS, "to probe")
         asked, seconds = len(sink.requests), time.monotonic() - began
         sink.script = lambda request: Answer()
         during += await stage.publish(orders(100, first=9000))
         await sink.wait_for(lambda s: len(s.accepted) == len(before) + len(during), LIMIT_SECONDS)
         await eventually(stage.all_committed, 30, "everything is committed")
-        # In flight when it began, and what took the places of the first 20 that failed; then one
-        # every 5 s and a few sooner.
+        # Requests in flight at the start, those that took the slots of the first 20 failures, and
+        # a probe every 5 s with a few sooner.
         most = MAX_IN_FLIGHT + BREAKER_FAILURE_THRESHOLD + 6 + seconds / PROBE_SECONDS
         assert asked - len(before) <= most
         await worker.wait_log("Breaker closed")
@@ -283,10 +283,10 @@ async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
 
 
 async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """Beginning while all is healthy, under load: no dead letter, and all is delivered after it."""
+    """It begins under load: no dead letter, and all is delivered afterwards."""
     gone = False
     sink.script = lambda request: Answer(404 if gone else 200)
-    # Enough to be under load when the target goes: a 404 to one order alone is about that order.
+    # Enough load when the outage begins: a single 404 counts against its order.
     published = await stage.publish(orders(6000))
     async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
         await sink.wait_for(lambda s: len(s.accepted) > 400, LIMIT_SECONDS)
@@ -305,13 +305,13 @@ async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_pat
 async def test_a_target_that_throttles_all_is_asked_rarely(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Also where its Retry-After makes no sense; when it works again, all is delivered."""
+    """Even with an invalid Retry-After; when the target recovers, all is delivered."""
     odd = cycle(ODD)
     sink.script = lambda request: Answer(429, {"Retry-After": next(odd)})
     published = await stage.publish(orders(400))
     async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
         await sink.wait_for(lambda s: len(s.requests) >= MAX_IN_FLIGHT + 3, LIMIT_SECONDS)
-        first, *later = sink.requests[MAX_IN_FLIGHT:]  # after those of the first moment
+        first, *later = sink.requests[MAX_IN_FLIGHT:]  # after those in flight at first
         assert len(later) <= later[-1].arrived_at - first.arrived_at
         assert await worker.live()
         sink.script = lambda request: Answer()
@@ -326,10 +326,10 @@ async def test_a_target_that_throttles_all_is_asked_rarely(
 async def test_a_retry_after_in_the_year_9999_is_a_minute(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """It is bounded, and the worker lives and ends meanwhile."""
+    """It is capped at 60 s; the worker stays live, and can stop."""
     sink.script = lambda request: Answer(429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"})
     (published,) = await stage.publish(orders(1))
-    # A short grace: nothing can end within it.
+    # A short grace: no delivery can end within it.
     settings = {**DEFAULTS, "shutdown_grace_seconds": 1}
     async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
         await worker.wait_log("retry_after_seconds=60.0")

@@ -21,7 +21,7 @@ SIZE = 100
 
 
 def orders_of(request: Received) -> list[dict[str, Any]]:
-    """The orders that stand in a request's body."""
+    """The orders in a request's body."""
     if request.headers["content-type"] == "application/x-ndjson":
         return [json.loads(line) for line in request.body.splitlines()]
     found = json.loads(request.body)
@@ -34,12 +34,12 @@ def ids_of(request: Received) -> set[int]:
 
 
 @pytest.mark.parametrize("form", ["json_array", "ndjson"])
-async def test_batches_under_a_limit_with_guilty_ones_and_a_kill(
+async def test_batches_under_a_limit_with_bad_orders_and_a_kill(
     stage: Stage, sink: ScriptedSink, tmp_path: Path, form: str
 ) -> None:
-    """A logger of 50 requests a second takes thousands of orders; only the guilty are given up.
+    """A logger that takes 50 requests a second gets 3,000 orders; only the bad ones are given up.
 
-    Each key's orders come in their order. A worker is killed in the midst of it.
+    Each key's order is kept. The worker is killed halfway.
     """
     limiter = FixedWindow(50)
     guilty, hopeless = 1500, 2500
@@ -70,7 +70,7 @@ async def test_batches_under_a_limit_with_guilty_ones_and_a_kill(
         sink.url,
         external_logger_batch_size=SIZE,
         external_logger_batch_format=form,
-        deliveries_store="off",  # else what the killed one delivered is not sent again
+        deliveries_store="off",  # else deliveries before the kill are not repeated
     ) as worker:
         await eventually(lambda: len(accepted) >= 1000, 90, "the first orders")
         worker.kill9()
@@ -82,7 +82,7 @@ async def test_batches_under_a_limit_with_guilty_ones_and_a_kill(
         json.loads(letter.value or b"")["orderId"] for letter in await stage.dead_letters()
     )
     assert letters.keys() == {guilty, hopeless}
-    # Once more where the kill came between a letter's acknowledgement and the commit.
+    # One more if the kill came between a letter's acknowledgement and the commit.
     assert letters.total() <= 3
     assert max(len(orders_of(request)) for request in sink.requests) == SIZE
     assert all(ids == sorted(ids) for ids in order_of_key.values())

@@ -1,4 +1,4 @@
-"""The shipped worker delivers: bytes, dead letters, and what is left of a topic."""
+"""The shipped worker delivers: bytes, dead letters, damaged partitions."""
 
 import asyncio
 import json
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.e2e
 async def test_every_record_arrives_byte_for_byte(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """From any folder: each record is posted as it is, under its event id, and committed.
+    """Each record is posted unchanged, with its event id, and committed.
 
-    What Faust would read from the environment by itself changes nothing.
+    Faust's own environment variables have no effect.
     """
     strays = {
         "broker_url": "kafka://127.0.0.1:1", "consumer_auto_offset_reset": "latest",
@@ -79,7 +79,7 @@ async def test_every_record_arrives_byte_for_byte(
         await eventually(no_lag, 20, "the lag of three partitions is 0")
         assert await worker.stop() == 0
         assert "Traceback" not in worker.log_text()
-    # Nothing but the fallback table is left lying about where it was started.
+    # It leaves only the fallback table in its folder.
     left = await asyncio.to_thread(lambda: [path.name for path in tmp_path.iterdir()])
     assert sorted(left) == ["order-relay.db", worker.log.name]
 
@@ -102,7 +102,7 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
         return Answer()
 
     sink.script = script
-    # All in one partition and of one key, so that one that blocked would block the rest.
+    # All in one partition and of one key, so that a blocked record would block the rest.
     bad = [
         *(Order(b"k", value, (("trace", b"t-1"),), 0) for value in poison.values()),
         Order(b"k", None, (), 0),
@@ -153,7 +153,7 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
 async def test_a_partition_that_is_shorter_than_what_was_committed(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Kafka has lost its end, or the topic was made anew: what is there now is delivered."""
+    """Kafka lost the partition's end, or the topic was recreated: its records are delivered."""
     await stage.commit({partition: Committed(5000, "") for partition in range(3)})
     published = await stage.publish(orders(60))
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
@@ -164,14 +164,14 @@ async def test_a_partition_that_is_shorter_than_what_was_committed(
 
 
 def accepted(sink: ScriptedSink, count: int) -> bool:
-    """Whether so many records were accepted."""
+    """Whether ``count`` records were accepted."""
     return len(sink.accepted) >= count
 
 
 async def test_a_batch_that_cannot_be_read_holds_up_its_partition_alone(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """What was fetched beside it, again and again, is neither lost nor held up."""
+    """Records of other partitions in the same fetches are neither lost nor delayed."""
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
         await worker.wait_ready()
         await produce_broken(stage.bootstrap_servers, stage.topic, 1)
@@ -180,7 +180,7 @@ async def test_a_batch_that_cannot_be_read_holds_up_its_partition_alone(
         for first in range(0, 3_000, 150):
             numbers = range(first, first + 150)
             published += await stage.publish(order(n, partition=2 * (n % 2)) for n in numbers)
-            # Never idle, never far behind: records are fetched all the time.
+            # Publish steadily, so that records are fetched all the time.
             await eventually(partial(accepted, sink, first), 30, f"{first} orders accepted")
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=30)
         assert set(sink.accepted_keys) == set(event_ids(published))

@@ -41,7 +41,7 @@ async def post(worker: WorkerProcess, body: bytes) -> tuple[int, dict[str, objec
 
 
 def database(folder: Path) -> dict[str, Any]:
-    """A file of the test's own."""
+    """The test's own database file."""
     return {"database_url": f"sqlite+aiosqlite:///{folder / 'relay.db'}"}
 
 
@@ -54,10 +54,9 @@ def delete_database(folder: Path) -> None:
 async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Saved, told in log, metrics and commands; then published and delivered with its event id.
+    """It is saved and reported; then published and delivered with its event id and trace.
 
-    It keeps its trace. Also where the table's file was deleted before: the worker makes another,
-    and says so.
+    The table's file was deleted before: the worker makes another, and logs that.
     """
     stage = fragile.stage()
     async with WorkerProcess(tmp_path, stage, sink.url, **QUICK, **database(tmp_path)) as worker:
@@ -100,7 +99,7 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
 async def test_a_database_that_is_down_does_not_stop_deliveries(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """One line without the password; records are delivered, Kafka takes orders, figures are NaN."""
+    """One line without the password; records are delivered, and Kafka takes orders."""
     url = "postgresql://relay:hush@127.0.0.1:1/orders"
     async with WorkerProcess(tmp_path, stage, sink.url, database_url=url, **QUICK) as worker:
         await worker.wait_ready()

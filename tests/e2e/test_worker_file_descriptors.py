@@ -1,4 +1,4 @@
-"""The shipped worker where the system allows few files and connections, and others hold many."""
+"""The shipped worker with few file descriptors and many silent clients."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ SILENT = 300
 async def test_few_file_descriptors_and_many_silent_connections(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Every order is delivered and none given up; the worker says once what it lacks."""
-    sink.script = lambda _: Answer(delay_seconds=0.05)  # many are under way at a time
+    """Every order is delivered, none is given up; one line says that descriptors are few."""
+    sink.script = lambda _: Answer(delay_seconds=0.05)  # keeps many in flight
     worker = WorkerProcess(tmp_path, stage, sink.url, max_in_flight=None)
     async with worker.limit_file_descriptors(SOFT, HARD):
         await worker.wait_ready()

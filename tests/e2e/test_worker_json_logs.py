@@ -27,7 +27,7 @@ TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
-    """The lines of a log; fails at the first that is not an object with the fields of all."""
+    """The lines of a log; fails at a line that is not an object with the common fields."""
     lines = []
     for line in text.splitlines():
         try:
@@ -50,7 +50,7 @@ def saying(lines: list[dict[str, Any]], phrase: str) -> list[dict[str, Any]]:
 async def test_a_worker_s_whole_log_is_json_with_the_data_as_fields(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """From its start to its end after SIGTERM: phrases are messages, figures are numbers."""
+    """From start to SIGTERM: phrases are messages, and figures are numbers."""
     headers = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"rojo=1,congo=2"))
     retried = replace(order(1, event_id="retried"), headers=(("event-id", b"retried"), *headers))
     broken = replace(order(2, event_id="broken"), value=b"{", headers=headers)
@@ -88,7 +88,7 @@ async def test_a_worker_s_whole_log_is_json_with_the_data_as_fields(
     assert figures["pending"] == figures["published"] == figures["failed"] == 0
     assert saying(lines, "Worker starting")[0]["group"] == stage.group_id
     assert saying(lines, "Signal received")
-    # Deliveries that succeed say nothing.
+    # Successful deliveries log nothing.
     assert not [line for line in lines if line.get("event_id") not in (None, "retried", "broken")
                 and not line["message"].startswith("Publishing failed")]  # fmt: skip
 
@@ -96,7 +96,7 @@ async def test_a_worker_s_whole_log_is_json_with_the_data_as_fields(
 async def test_a_kafka_outage_is_told_in_json(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Whatever the Kafka clients complain about is JSON, and still not repeated each time."""
+    """Warnings of the Kafka clients are JSON, and repeats are limited."""
     stage = fragile.stage()
     first = await stage.publish(orders(50))
     async with WorkerProcess(tmp_path, stage, sink.url, log_format="json") as worker:
@@ -124,7 +124,7 @@ async def test_a_kafka_outage_is_told_in_json(
 async def test_a_command_prints_what_it_always_prints_and_logs_in_json(
     fragile: EmbeddedKafka, tmp_path: Path
 ) -> None:
-    """``publish`` reports on stdout as ever; on stderr its log lines are JSON."""
+    """``publish`` prints its report on stdout as ever; its log on stderr is JSON."""
     stage = fragile.stage()
     fragile.down()
     environment = {
@@ -149,6 +149,6 @@ async def test_a_command_prints_what_it_always_prints_and_logs_in_json(
     (saved,) = saying(parsed("\n".join(logged)), "Saved fallback message")
     assert saved["id"] == 1
     assert saved["topic"] == stage.topic
-    # What is no log line is the command's own remark that Kafka is away.
+    # The only other line is the command's remark that Kafka is down.
     (remark,) = set(ended.stderr.decode().splitlines()) - set(logged)
     assert "saving events in" in remark

@@ -1,4 +1,4 @@
-"""The shipped worker's log: in any locale, into a pipe that nobody reads; and its signals."""
+"""The shipped worker's log in any locale and into an unread pipe; and its signals."""
 
 import signal
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.worker import WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
-# ASCII, and Python is kept from choosing UTF-8 instead.
+# ASCII; Python must not choose UTF-8 instead.
 POOR_LOCALE: dict[str, Any] = {"lc_all": "C", "pythonutf8": 0, "pythoncoerceclocale": 0}
 
 
@@ -29,12 +29,12 @@ async def handle(order, delivery):
 """
 
 
-async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
+async def test_an_unread_log_and_signals_do_not_stop_deliveries(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A full pipe and SIGUSR2 hold up nothing, also where a consumer prints; SIGHUP is a SIGTERM.
+    """A full pipe and SIGUSR2 delay nothing, even if a consumer prints; SIGHUP stops the worker.
 
-    One line says at the start what is delivered where.
+    The first line names topics, groups and targets.
     """
     failed: set[str] = set()
 
@@ -42,7 +42,7 @@ async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
         if key in failed:
             return Answer()
         failed.add(key)
-        # Its text is in the log: more than a pipe holds.
+        # The log has this text: more than a pipe holds.
         return Answer(500, body=b"\xc3\xa4" * 300)
 
     (tmp_path / "consumers").mkdir()
@@ -83,7 +83,7 @@ async def test_a_log_that_nobody_reads_and_signals_do_not_stop_deliveries(
 async def test_a_worker_without_streams_starts_and_delivers(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Closed stdin and stderr, and a stdout without room, are no reason not to deliver."""
+    """It delivers with closed stdin and stderr, and a full stdout."""
     async with WorkerProcess(tmp_path, stage, sink.url).redirect("<&- 2>&- >/dev/full") as worker:
         await stage.publish(orders(3))
         await worker.wait_until(lambda: len(sink.accepted) == 3, what="to deliver")

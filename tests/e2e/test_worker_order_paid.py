@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 async def post(
     worker: WorkerProcess, number: int, data: Any = None, **headers: str
 ) -> tuple[int, dict[str, Any]]:
-    """Hand in an order, or other data; give status and answer."""
+    """Post an order, or other data; returns status and answer."""
     url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
     given = {"Content-Type": "application/json", "event-id": f"order-{number}"} | headers
     async with (
@@ -39,7 +39,7 @@ async def test_from_the_client_to_the_logger(
 ) -> None:
     """Every accepted order reaches the logger byte for byte, under the id that the client gave.
 
-    A body that is refused for its size, before anything looks at it, is counted as refused.
+    A body that is too large is counted as refused.
     """
     database = f"sqlite:///{tmp_path}/relay.db"
     async with WorkerProcess(
@@ -64,7 +64,7 @@ async def test_stopping_while_kafka_is_away(
 ) -> None:
     """A client that waits for Kafka when the worker stops is told that its order is saved."""
     url = f"sqlite:///{tmp_path}/relay.db"
-    # The producer's own patience, 2 minutes, is not what ends it.
+    # The producer's own time-out, 2 minutes, does not end the wait.
     async with WorkerProcess(
         tmp_path, fragile.stage(), sink.url, database_url=url, shutdown_grace_seconds=5
     ) as worker:
@@ -72,7 +72,7 @@ async def test_stopping_while_kafka_is_away(
         assert (await post(worker, 1))[0] == 202
         fragile.down()
         waiting = [asyncio.create_task(post(worker, number)) for number in range(2, 12)]
-        # A worker's loop takes them in order; by the answer to this one it has them.
+        # The worker's loop takes requests in order: once this one is answered, it has the others.
         assert (await post(worker, 99, **{"event-id": ""}))[0] == 400
         assert await worker.stop() == 0
         for status, answer in await asyncio.gather(*waiting):

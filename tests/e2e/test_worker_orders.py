@@ -40,7 +40,7 @@ async def until_state(worker: WorkerProcess, order_id: int, state: str) -> dict[
 
 
 def files_that_others_may_use(folder: Path) -> dict[Path, int]:
-    """What holds orders in a worker's folder, and what others than its owner may do with it."""
+    """The files with orders in a worker's folder, and the rights of other users on them."""
     found = [*folder.glob("order-relay.db*"), *(folder / "data").rglob("*")]
     return {path: path.stat().st_mode & 0o077 for path in found}
 
@@ -57,7 +57,7 @@ def by_id(request: Any) -> Answer:
 
 
 async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """Delivered, delivered late, in backoff, dead-lettered, in flight, broken: each is told."""
+    """Delivered, delivered late, in backoff, dead-lettered, in flight, broken: each is shown."""
     sink.script = by_id
     async with WorkerProcess(
         tmp_path, stage, sink.url, consumer_retry_max_attempts=1000,
@@ -131,7 +131,7 @@ async def test_old_orders_are_forgotten(
 async def test_switched_off_there_is_no_table(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Every event is sent, as often as it comes; /orders says why it knows nothing."""
+    """Every copy of an event is sent; /orders names the setting as the reason."""
     async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
         await worker.wait_ready()
         for _ in range(2):
@@ -146,7 +146,7 @@ async def test_switched_off_there_is_no_table(
 async def test_order_status_asks_a_worker_or_else_kafka(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """The command prints what is known or saved, with and without a worker; mistakes get a line."""
+    """It prints known and saved orders, with and without a worker; each error is one line."""
     async with WorkerProcess(tmp_path, stage, sink.url) as worker:
         await worker.wait_ready()
         await stage.publish([order(1), order(2), Order(b"3", order_value(3, eventType="OTHER"))])

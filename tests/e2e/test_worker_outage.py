@@ -26,7 +26,7 @@ REFUSED = 'order_relay_delivery_attempts_total{result="retryable",status="connec
 async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A logger that is down opens the breaker; intake waits in the group; then all is delivered."""
+    """The breaker opens; intake waits, and the worker stays in its group; then all is delivered."""
     before = await stage.publish(orders(100, keys=10))
     async with WorkerProcess(
         tmp_path, stage, sink.url, breaker_failure_threshold=5, max_in_flight=8,
@@ -54,13 +54,12 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
 
         await worker.wait_until(nothing_but_a_probe, 30, "to end what was under way")
         metrics = await worker.metrics()
-        # Intake stands still: what was at an attempt is held, and what is there for probes; the
-        # rest stays in Kafka.
+        # Intake has stopped: records of attempts and probes are held, the rest stays in Kafka.
         assert 0 < metrics["order_relay_held_records"] < MAX_READ_AHEAD + 50
         assert metrics["order_relay_oldest_unfinished_seconds"] > 0
         assert await worker.ready()
         assert await worker.live()
-        # Of an order that waits in Kafka nobody says that it is unknown.
+        # An order that waits in Kafka is never reported as unknown.
         last = {one.partition: (one.key or b"").decode() for one in during}
         answers = [await worker.get(f"/orders/{order_id}") for order_id in last.values()]
         told = {answer[0]: answer[1] for answer in answers if answer is not None}
@@ -85,7 +84,7 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
 async def test_wrong_credentials_are_an_outage(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """401 and 403 open the breaker and never count against a message, nor does a redirect."""
+    """401, 403 and a redirect open the breaker, and never count against a message."""
     published = await stage.publish(orders(30))
     refusals = [Answer(401), Answer(403), Answer(307, {"Location": "http://127.0.0.1:1/"})]
     sink.script = lambda request: refusals[len(sink.requests) % 3]
@@ -94,7 +93,7 @@ async def test_wrong_credentials_are_an_outage(
         consumer_retry_max_attempts=0, external_logger_token="a-token-of-ours",
     ) as worker:  # fmt: skip
         await worker.wait_log("Breaker open")
-        # However many were under way when it opened: a few probes fail after them.
+        # More than were in flight when it opened: a few probes fail, too.
         await sink.wait_for(lambda s: len(s.requests) >= 9, timeout=30)
         sink.script = lambda request: Answer()
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
@@ -109,7 +108,7 @@ async def test_wrong_credentials_are_an_outage(
 async def test_brokers_that_come_back_under_other_addresses(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Where no broker is at its address any more the worker asks the bootstrap servers again."""
+    """When no known broker answers, the worker asks the bootstrap servers again."""
     stage = fragile.stage()
     first = await stage.publish(orders(30))
     async with FrontDoor(fragile.bootstrap_servers) as door:

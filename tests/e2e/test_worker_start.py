@@ -1,4 +1,4 @@
-"""The shipped worker begins: with wrong settings, without Kafka, on a port in use."""
+"""The shipped worker starts with wrong settings, without Kafka, or on a port in use."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 async def test_several_wrong_settings_are_named_in_the_one_line(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """All that is wrong is said at once, also what comes from .env; secrets are not shown."""
+    """One line names all wrong settings, those of .env included, and shows no secret."""
     await asyncio.to_thread(
         (tmp_path / ".env").write_text,
         "MAX_IN_FLIGHT=many\nKAFKA_SECURITY_PROTOCOL=SASL_SSL\nKAFKA_SASL_PASSWORD=hush-hush\n",
@@ -57,7 +57,7 @@ async def test_a_web_port_in_use_ends_the_start_with_one_line(
 async def test_sigterm_while_kafka_is_missing_ends_the_worker(
     fragile: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A worker that still waits for Kafka is alive, not ready, and ends promptly when told to."""
+    """A worker that still waits for Kafka is live, not ready, and ends promptly on SIGTERM."""
     stage = fragile.stage()
     fragile.down()
     async with WorkerProcess(tmp_path, stage, sink.url).in_new_interpreter() as worker:
@@ -71,10 +71,10 @@ async def test_sigterm_while_kafka_is_missing_ends_the_worker(
     assert "Traceback" not in worker.log_text()
 
 
-async def test_a_data_folder_that_is_none_ends_the_start_with_one_line(
+async def test_a_data_folder_that_is_a_file_ends_the_start_with_one_line(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """RocksDB needs a folder; without RocksDB nobody looks at the setting."""
+    """With RocksDB, the line names DATA_DIR and the file at its path."""
     wrong = tmp_path / "a-file"
     await asyncio.to_thread(wrong.write_text, "")
     async with WorkerProcess(

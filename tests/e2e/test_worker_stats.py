@@ -1,4 +1,4 @@
-"""The figures of the shipped worker under traffic; while Kafka is missing: test_worker_start."""
+"""The figures of the shipped worker under traffic; without Kafka, see test_worker_start."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 async def figures(worker: WorkerProcess) -> dict[str, Any]:
-    """The page now."""
+    """Fetch ``/stats``."""
     answer = await worker.get("/stats")
     assert answer is not None
     status, text = answer
@@ -29,7 +29,7 @@ async def figures(worker: WorkerProcess) -> dict[str, Any]:
 async def test_the_figures_under_traffic_are_those_of_the_metrics(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Counts, partitions with their offsets, times; no secret; and the line in the log."""
+    """Counts, offsets, times and the log line agree, and no secret is shown."""
     sink.script = lambda request: Answer(
         422 if request.order_id == 7 else 503 if request.attempt == 1 else 200
     )

@@ -1,4 +1,4 @@
-"""The shipped worker is told to end, and what the next one does then; on Kafka: tests/kafka."""
+"""The shipped worker gets SIGTERM, and the next one continues; on real Kafka, see tests/kafka."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,16 +14,16 @@ from tests.support.worker import WorkerProcess
 pytestmark = pytest.mark.e2e
 
 GRACE_SECONDS = 5
-# What leaving the group and closing connections may take beside the grace.
+# Time after the grace for leaving the group and closing connections.
 TAIL_SECONDS = 15
-# The deliveries table would keep a worker from sending again what the commits do not say.
+# With the deliveries table, a worker would not repeat uncommitted deliveries.
 COMMITS_ALONE = {"deliveries_store": "off"}
 
 
 async def test_sigterm_lets_deliveries_end_and_commits_them(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """MAX_IN_FLIGHT deliveries end within the grace; what is committed is not delivered again."""
+    """MAX_IN_FLIGHT deliveries end within the grace and are committed: none is repeated."""
     sink.script = lambda request: Answer(delay_seconds=1.0)
     published = await stage.publish(orders(40, keys=20))
     new = WorkerProcess(
@@ -54,7 +54,7 @@ async def test_sigterm_lets_deliveries_end_and_commits_them(
 async def test_sigterm_gives_up_what_the_grace_does_not_suffice_for(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A delivery that outlasts the grace is left unfinished, and the next worker gets it."""
+    """A delivery that outlasts the grace stays unfinished; the next worker delivers it."""
     sink.script = lambda request: Answer(fault=Fault.HANG if request.order_id == 3 else None)
     published = await stage.publish(orders(30))
     slow = published[2]
@@ -71,14 +71,14 @@ async def test_sigterm_gives_up_what_the_grace_does_not_suffice_for(
     async with WorkerProcess(tmp_path, stage, sink.url, name="second", **COMMITS_ALONE):
         await sink.wait_for(lambda s: slow.event_id in s.accepted_keys, timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
-    # What finished behind the slow one was noted beside the offset: it does not come again.
+    # Commit metadata has what finished behind the slow one: it is not repeated.
     assert Counter(sink.accepted_keys) == Counter(event_ids(published))
 
 
 async def test_sigterm_does_not_wait_for_an_outage_to_end(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """With the breaker open nothing can finish: the worker ends well before its grace."""
+    """With the breaker open, the worker ends well before the end of its grace."""
     await sink.down()
     published = await stage.publish(orders(50))
     async with WorkerProcess(
@@ -98,9 +98,9 @@ async def test_sigterm_does_not_wait_for_an_outage_to_end(
 async def test_sigterm_does_not_wait_for_a_long_backoff(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """A retry that is a minute away, and a target that throttles, do not outlast the grace.
+    """A retry in a minute, or a target that throttles, does not outlast the grace.
 
-    Neither record is lost.
+    Both are delivered later.
     """
     sink.script = lambda request: Answer(
         500 if request.order_id == 1 else 503, {"Retry-After": "60"}

@@ -1,4 +1,4 @@
-"""TRACING=otlp: one trace from the order service to the logger, whatever happens between."""
+"""TRACING=otlp: one trace from the order service to the logger, through retries and redrives."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.e2e
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
 TRACE_HEADERS = (("traceparent", f"00-{TRACE_ID}-{CALLER}-01".encode()), ("tracestate", b"rojo=1"))
-# What must be in no span: it is in the event, the answer or the settings.
+# Parts of events, answers and settings that no span may contain.
 SECRETS = ("Bearer", "t0ken", "no such product", "productX", "orderItems", "/logs")
 
 
 @pytest.fixture
 async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OtlpReceiver]:
-    """A collector, which also the order service of this process sends to."""
+    """A collector; the order service of this process sends to it, too."""
     async with OtlpReceiver() as listening:
         for name, value in traced(listening.url).items():
             monkeypatch.setenv(name.upper(), str(value))
@@ -39,7 +39,7 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OtlpReceive
 
 
 def traced(url: str) -> dict[str, Any]:
-    """Settings that send spans there soon."""
+    """Settings that soon send spans there."""
     return {"tracing": "otlp", "otel_exporter_otlp_endpoint": url, "otel_bsp_schedule_delay": 100}
 
 
@@ -58,7 +58,7 @@ def only(spans: list[ReceivedSpan], name: str, parent: str, **attributes: object
 async def test_an_order_s_trace_from_the_shop_to_the_logger(
     stage: Stage, sink: ScriptedSink, receiver: OtlpReceiver, tmp_path: Path
 ) -> None:
-    """A retry, and a dead letter with its redrive: each span has what caused it as parent."""
+    """A retry, and a dead letter with its redrive: each span's parent is its cause."""
 
     def script(request: Received) -> Answer:
         if request.order_id == 1:
@@ -128,7 +128,7 @@ async def test_an_order_s_trace_from_the_shop_to_the_logger(
         assert post.is_parent_in(sent.headers["traceparent"])
         assert sent.headers["tracestate"] == "rojo=1" == post.trace_state
     assert len(spans) == 5
-    # The second order begins its trace with the shop's publish.
+    # The second order's trace begins with the shop's publish.
     (root,) = (span for span in receiver.spans if not span.parent_id)
     spans = receiver.of_trace(root.trace_id)
     assert (root.name, root.service) == (f"publish {stage.topic}", "shop")
@@ -164,7 +164,7 @@ async def test_an_order_s_trace_from_the_shop_to_the_logger(
 async def test_a_record_without_a_trace_begins_one(
     stage: Stage, sink: ScriptedSink, receiver: OtlpReceiver, tmp_path: Path
 ) -> None:
-    """All attempts and log lines are in it, also where the record's own context is malformed."""
+    """All attempts and log lines are in the new trace, even if the record's own is malformed."""
     sink.script = lambda request: Answer(503 if request.attempt == 1 else 200)
     malformed = (("traceparent", b"00-\xff\r\nX-Injected: 1"), ("tracestate", b"a=1"))
     await stage.publish([replace(order(1), headers=()), replace(order(2), headers=malformed)])
@@ -185,7 +185,7 @@ async def test_a_record_without_a_trace_begins_one(
 async def test_no_delivery_depends_on_the_collector(
     stage: Stage, sink: ScriptedSink, tmp_path: Path, collector: str
 ) -> None:
-    """Each order is sent once, the worker ends as usual, and the log is not full of it."""
+    """Each order is sent once, the worker stops cleanly, and the log has few lines about it."""
     async with OtlpReceiver() as receiver:
         url = receiver.url
         if collector == "absent":
@@ -212,6 +212,6 @@ async def test_no_delivery_depends_on_the_collector(
             assert await worker.stop() == 0
         assert not receiver.spans
     assert len(sink.requests) == count
-    # Each of a few messages once in 30 seconds.
+    # Each message is logged at most once in 30 seconds.
     assert len(worker.log_lines("otel")) + len(worker.log_lines("span")) <= 10
     assert not worker.log_lines("Traceback")

@@ -1,10 +1,10 @@
-"""What the tests in this folder share: clients that lose little time."""
+"""Fixtures of this folder: clients that poll and restart quickly."""
 
 from collections.abc import Iterator
 
 import pytest
 
-# None of these is a limit: what they wait for is asked for more often, or sooner again.
+# None of these is a time limit: clients only poll more often and restart sooner.
 MAX_SHORT_WAITS = {
     "order_relay.kafka.producer.RESTART_SECONDS": 0.2,
     "order_relay.kafka.producer.POLL_SECONDS": 0.05,
@@ -13,7 +13,7 @@ MAX_SHORT_WAITS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def short_waits() -> Iterator[None]:
-    """Pauses of seconds between two tries, right in production, are fractions of one here."""
+    """Shorten pauses between tries to fractions of a second."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in MAX_SHORT_WAITS.items():
             patch.setattr(name, value)

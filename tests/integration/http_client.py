@@ -1,4 +1,4 @@
-"""A client of the target with short limits, or with limits that no test waits for."""
+"""A client of the target with short limits, or with limits that no test reaches."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from order_relay.settings import load_settings
 from tests.support.raw_server import RawServer, Script
 
 BODY = b'{"eventType":"ORDER_PAID","orderId":1}'
-# Far less than the limits of a patient client: what takes longer was waited for.
+# Far less than the limits of a patient client: a longer post waited for one of them.
 POST_SECONDS = 20.0
 
 
@@ -31,7 +31,7 @@ async def client(
 
 
 def patient_client(url: str, **options: Any) -> AbstractAsyncContextManager[HttpHandler]:
-    """A client whose limits are never what ends a post."""
+    """A client whose limits never end a post."""
     limits = {"timeout_seconds": 60.0, "connect_timeout_seconds": 60.0}
     return client(url, **(limits | options))
 
@@ -40,7 +40,7 @@ def patient_client(url: str, **options: Any) -> AbstractAsyncContextManager[Http
 async def talking(
     *scripts: Script | bytes, **options: Any
 ) -> AsyncIterator[tuple[RawServer, HttpHandler]]:
-    """A server of scripted bytes, and a patient client of it."""
+    """A server that sends scripted bytes, and its patient client."""
     async with RawServer(*scripts) as server, patient_client(server.url, **options) as http:
         yield server, http
 

@@ -1,4 +1,4 @@
-"""What may be asked of the console over HTTP: wrong requests, rows, audit log, other workers."""
+"""The console over HTTP: wrong requests, rows, audit log, other workers."""
 
 import asyncio
 import html
@@ -118,7 +118,7 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    """It, serving."""
+    """A console."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
     await table.open()
     for number in range(3):
@@ -153,7 +153,7 @@ async def test_a_group_links_to_its_own_letters(served: Served) -> None:
 
 
 async def test_another_workers_figures_may_come_in_many_packets(served: Served) -> None:
-    """As six hours of history do between two machines: the worker has answered."""
+    """An answer in packets, as with six hours of history, is read completely."""
 
     async def script(peer: Peer) -> None:
         for figures in (all_figures() | stats(), NO_HISTORY):
@@ -170,7 +170,7 @@ async def test_another_workers_figures_may_come_in_many_packets(served: Served) 
 
 
 async def test_another_worker_of_another_version_has_other_figures(served: Served) -> None:
-    """During an upgrade: the pages show what it says, or why they cannot."""
+    """During an upgrade: pages show its figures, or say why they cannot."""
     minute = {"at": 60, "lag": 1, "oldest_seconds": 0.5}
     history = NO_HISTORY | {"minutes": [minute]}
     whole = all_figures() | stats()
@@ -197,7 +197,7 @@ async def test_another_worker_of_another_version_has_other_figures(served: Serve
 
 
 async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served: Served) -> None:
-    """Without Kafka the page does not look as if the order had no letter."""
+    """Without Kafka the page does not claim that there is no letter."""
     told = "The open letters of orders.DLQ are not known now"
     assert told not in await served.page("/order?id=1")
     served.letters.figures = None
@@ -269,7 +269,7 @@ async def test_a_wrong_request_changes_nothing(
 async def test_a_body_that_does_not_come(
     served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes, status: int
 ) -> None:
-    """It is refused, and holds the connection for a limited time."""
+    """A slow body is 408 after a time limit, and a large one 413."""
     monkeypatch.setattr(changes, "BODY_SECONDS", 0.05)
     reader, writer = await asyncio.open_connection(LOOPBACK, served.server.port)
     writer.write(b"POST /consumers/pause HTTP/1.1\r\nHost: localhost\r\n" + sent)
@@ -281,7 +281,7 @@ async def test_a_body_that_does_not_come(
 async def test_a_client_that_leaves_in_its_body(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It leaves no stack trace in the log."""
+    """It logs no error."""
     reader, writer = await asyncio.open_connection(LOOPBACK, served.server.port)
     writer.write(
         b"POST /consumers/pause HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
@@ -296,7 +296,7 @@ async def test_a_client_that_leaves_in_its_body(
 
 @pytest.mark.parametrize("path", ["/dead-letters/discard", "/fallback/discard", "/consumers/pause"])
 async def test_without_the_token_nothing_is_changed(served: Served, path: str) -> None:
-    """401, also with a wrong token or with a signature of a wrong one; a dry run only reads."""
+    """401 for a missing or wrong token, or its signature; a dry run only reads."""
     body = {"consumer": "order_logging", "filter": {"status": "FAILED"}, "actor": "Eve"}
     for headers in ({}, {"Authorization": "Bearer s3cre"}, Access("other").sign(path)):
         status, answer = await served.ask(path, {**body, "dry_run": False}, headers)
@@ -351,7 +351,7 @@ async def test_two_people_on_one_worker_change_letters_one_after_the_other(serve
 
 
 async def test_rows_are_changed_and_audited(served: Served) -> None:
-    """Named rows, then all FAILED ones; a row whose status does not allow it is left."""
+    """Rows by id, then all FAILED ones; a row with another status is left."""
     change = {"dry_run": False, "actor": "Ada", "reason": "the topic is there again"}
     _, answer = await served.ask("/fallback/requeue", {"positions": ["1", "3"], **change})
     assert answer["changed"] == 1
@@ -400,7 +400,7 @@ async def test_rows_that_were_changed_before_the_database_failed_are_audited(
 
 
 async def test_another_worker_may_pause_by_its_signature_only(served: Served) -> None:
-    """A signature is for one path and one minute, and holds no token."""
+    """A signature is for one path and one minute, without the token."""
     path = "/here/pause?consumer=order_logging"
     headers = served.access.sign(path)
     assert TOKEN not in str(headers)
@@ -423,7 +423,7 @@ async def test_another_worker_may_pause_by_its_signature_only(served: Served) ->
 
 
 async def test_a_paused_consumer_has_no_probes(served: Served) -> None:
-    """Nothing is sent until it is resumed: the person is told, instead of waiting for a probe."""
+    """The answer says that nothing is sent until the consumer is resumed."""
     body = {"consumer": "order_logging", "dry_run": False, "actor": "Ada"}
     assert (await served.ask("/consumers/probe", body))[0] == 200
     await served.ask("/consumers/pause", body)
@@ -436,10 +436,10 @@ async def test_a_paused_consumer_has_no_probes(served: Served) -> None:
     ]  # fmt: skip
 
 
-async def test_a_pause_that_is_not_saved_is_told(
+async def test_a_pause_that_is_not_saved_is_reported(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the database a restart ends the pause: the person is told."""
+    """Without the database a restart ends the pause: the answer says so."""
 
     async def refuse(entry: AuditEntry) -> None:
         raise DatabaseUnavailable("the database refused")
@@ -454,7 +454,7 @@ async def test_a_pause_that_is_not_saved_is_told(
     assert served.paused == [True, True]
 
 
-async def test_a_pause_that_one_worker_did_not_hear_is_told(served: Served) -> None:
+async def test_a_pause_that_one_worker_did_not_get_is_reported(served: Served) -> None:
     """The answer names the worker, and so does the audit log."""
     served.members = {"order_logging": {"http://127.0.0.1:9/"}}
     status, answer = await served.ask(

@@ -54,7 +54,7 @@ def letters_of(
 async def dead_letter_topic(
     stage: Stage, store: MemoryFallbackStore | None = None
 ) -> AsyncIterator[DeadLetters]:
-    """The dead-letter topic of a stage, over a producer with quick limits."""
+    """The dead-letter topic of a stage, and a producer with short limits."""
     kept = store or MemoryFallbackStore()
     async with producing(stage) as producer:
         yield letters_of(stage, producer, kept)
@@ -62,18 +62,18 @@ async def dead_letter_topic(
 
 
 async def test_a_letter_is_read_back_with_all_its_headers(stage: Stage) -> None:
-    """Key, value and own headers are as they came; Spring's and our headers say what happened."""
+    """The letter has the record's key, value and headers, and then Spring's and our headers."""
     async with dead_letter_topic(stage) as topic:
         await topic.send(LETTER)
     (row,) = await stage.dead_letters()
     assert (row.partition, row.key, row.value) == (RECORD.partition, RECORD.key, RECORD.value)
     assert row.headers[:4] == RECORD.headers
-    # What they are byte for byte: tests/unit/test_dead_letters.py.
+    # tests/unit/test_dead_letters.py checks their bytes.
     assert list(row.headers) == dead_letter_headers(LETTER, stage.group_id, "order_logging")
 
 
 async def test_a_partition_that_the_topic_lacks(stage: Stage) -> None:
-    """A record of a partition that the dead-letter topic does not have goes where its key says."""
+    """If the dead-letter topic lacks the record's partition, the key decides."""
     async with dead_letter_topic(stage) as topic:
         record = msgspec.structs.replace(RECORD, partition=7)
         await topic.send(replace(LETTER, record=record))
@@ -96,7 +96,7 @@ async def test_a_tombstone_and_a_record_without_a_key(stage: Stage) -> None:
 async def test_a_letter_over_the_limit_loses_its_long_texts(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """A letter that is too large is written once more without message and stack trace."""
+    """A letter that is too large is sent again without message and stack trace."""
     async with dead_letter_topic(stage) as topic:
         await topic.send(LETTER)
         embedded.refuse(KafkaError.MSG_SIZE_TOO_LARGE, 1)
@@ -108,7 +108,7 @@ async def test_a_letter_over_the_limit_loses_its_long_texts(
 
 
 async def test_a_letter_that_cannot_be_made_smaller(embedded: EmbeddedKafka, stage: Stage) -> None:
-    """When even the short one is too large, it is kept in the table, with all its texts."""
+    """If the short letter is also too large, the fallback table saves the whole one."""
     store = MemoryFallbackStore()
     async with dead_letter_topic(stage, store) as topic:
         await topic.send(LETTER)
@@ -122,9 +122,9 @@ async def test_a_letter_that_cannot_be_made_smaller(embedded: EmbeddedKafka, sta
 
 
 async def test_in_an_outage_a_letter_does_not_wait_for_kafka(stage: Stage) -> None:
-    """Once the outage is noticed, letters are saved at once, with its reason."""
+    """In a known outage, letters are saved at once, with the outage's reason."""
     store = MemoryFallbackStore()
-    # A producer that was not started: what asks it fails in another way.
+    # The producer was not started: a call would fail with another reason.
     producer = KafkaProducer(stage.settings())
     await letters_of(stage, producer, store, outage=lambda: "no broker answers").send(LETTER)
     (row,) = store.rows.values()

@@ -1,4 +1,4 @@
-"""The table's changelog on brokers: written, read back, and asked by order-relay order."""
+"""The table's changelog on brokers: written, read back, and queried by order-relay order."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def changelog_of(stage: Stage) -> AsyncIterator[Changelog]:
 
 @pytest.fixture
 async def changelog(embedded: EmbeddedKafka, stage: Stage) -> AsyncIterator[Changelog]:
-    """A changelog whose topic is there, with three partitions."""
+    """A changelog whose topic exists, with three partitions."""
     embedded.create_topic(stage.settings().deliveries_changelog_topic)
     async with changelog_of(stage) as made:
         yield made
@@ -60,7 +60,7 @@ async def answer() -> None:
 
 
 def recovery_of(stage: Stage) -> Recovery:
-    """What reads the stage's changelog."""
+    """The reader of the stage's changelog."""
     settings = stage.settings()
     return Recovery(settings, settings.deliveries_changelog_topic, answer)
 
@@ -81,7 +81,7 @@ def known(store: MemoryStore, *order_ids: int) -> list[bool]:
 
 
 async def test_what_was_written_is_read_back(changelog: Changelog, stage: Stage) -> None:
-    """The newest entry of each order, without those that have a tombstone, by partition."""
+    """Each partition's newest entry of each order, without orders that have a tombstone."""
     newer = entry(1, finished_ms=2000)
     changelog.next_offsets = {0: 0, 1: 0}
     await write(changelog, entry(1), entry(2), entry(3, partition=1), newer)
@@ -110,7 +110,7 @@ async def test_reading_goes_on_where_it_ended(changelog: Changelog, stage: Stage
 async def test_a_store_of_another_changelog_is_read_anew(
     changelog: Changelog, stage: Stage
 ) -> None:
-    """A place beyond the end belongs to a topic that was deleted: nothing of it counts."""
+    """An offset beyond the end means that the topic was recreated: old entries are dropped."""
     store, other = MemoryStore(), MemoryStore()
     store.put(b"8", 1000, encode_entry(entry(8)))
     store.read_up_to(500)
@@ -123,7 +123,7 @@ async def test_a_store_of_another_changelog_is_read_anew(
 async def test_partitions_beyond_the_changelogs_share_one(
     changelog: Changelog, stage: Stage
 ) -> None:
-    """A source topic that grew: entries are told apart by the partition that they name."""
+    """After the source topic grew, entries are assigned by the partition that they name."""
     mine, another = [entry(1, partition=1), entry(4, partition=4)], entry(10, partition=10)
     await write(changelog, *mine, another, partition=1)
     stores = {1: MemoryStore(), 4: MemoryStore(), 7: MemoryStore()}
@@ -134,7 +134,7 @@ async def test_partitions_beyond_the_changelogs_share_one(
 
 
 async def test_one_order_is_found_in_any_partition(changelog: Changelog, stage: Stage) -> None:
-    """For the command: the latest of all partitions."""
+    """The command gets the newest of all partitions."""
     late = entry(1, partition=2, finished_ms=5000)
     await write(changelog, late, entry(1), entry(2))
     assert await read_order(stage, 1) == late
@@ -142,7 +142,7 @@ async def test_one_order_is_found_in_any_partition(changelog: Changelog, stage: 
 
 
 async def test_asking_for_an_order_makes_no_topics(embedded: EmbeddedKafka, stage: Stage) -> None:
-    """A name that was typed wrong is told, and stays one that Kafka does not know."""
+    """A wrong name is an error, and its topic is not created."""
     for asked in (stage, replace(stage, topic="typed-wrong")):
         with pytest.raises(TopicUnusable, match="Unknown topic"):
             await read_order(asked, 1)
@@ -155,12 +155,12 @@ async def test_asking_for_an_order_makes_no_topics(embedded: EmbeddedKafka, stag
 async def test_a_worker_that_declares_no_topics_has_its_changelog(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """Brokers that make topics on first use make it, before the first entry is written."""
+    """Brokers that create topics on first use create it before the first entry is written."""
     assert await read(stage, {0: MemoryStore()}) > 0
 
 
 async def test_what_another_wrote_meanwhile_is_read(changelog: Changelog, stage: Stage) -> None:
-    """A worker that was away, and whose late entry stands behind the other's, knows them all."""
+    """A worker that gets a partition back reads another's entries, even before its own late one."""
 
     def table_of(changelog: Changelog) -> DeliveriesTable:
         return DeliveriesTable(
@@ -194,16 +194,16 @@ async def test_what_another_wrote_meanwhile_is_read(changelog: Changelog, stage:
         await other.revoking()
         await arrive(away)
         assert [n for n in range(1, 12) if away.find(n)] == list(range(1, 11))
-        # And goes on from there.
+        # The next entry follows them.
         assert changelog.next_offsets[0] == 11
         await away.close()
         await other.close()
 
 
-async def test_reading_waits_for_brokers_and_ends_when_told(
+async def test_reading_waits_for_brokers_and_can_be_cancelled(
     fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While no broker answers a recovery neither fails nor hangs a rebalance."""
+    """Without brokers, recovery neither fails nor blocks a rebalance."""
     monkeypatch.setattr(topic_reader, "ASK_SECONDS", 0.2)
     fragile.down()
     reading = asyncio.create_task(recovery_of(fragile.stage()).read({0: MemoryStore()}))
@@ -214,8 +214,8 @@ async def test_reading_waits_for_brokers_and_ends_when_told(
     assert done
 
 
-async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: EmbeddedKafka) -> None:
-    """A missing right is no outage: deliveries shall not wait for it."""
+async def test_a_changelog_that_we_may_not_read_fails_at_once(fragile: EmbeddedKafka) -> None:
+    """A missing right is not an outage: deliveries must not wait."""
     stage = fragile.stage()
     topic = stage.settings().deliveries_changelog_topic
     fragile.create_topic(topic)
@@ -225,24 +225,26 @@ async def test_a_changelog_that_we_may_not_read_is_told_at_once(fragile: Embedde
 
 
 async def told(stage: Stage) -> str:
-    """What it says of an order that it does not find."""
+    """The error for an order that is not found."""
     found = await order.read_changelog(stage.settings(), "1")
     assert list(found) == ["error"]
     return str(found["error"])
 
 
-async def test_an_order_is_not_told_by_half_of_the_changelog(
+async def test_a_changelog_read_in_part_does_not_answer(
     embedded: EmbeddedKafka, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kafka answered all along: what helps is a worker, which has read it."""
+    """Kafka answered, but too slowly: the error advises to start a worker."""
     embedded.create_topic(stage.settings().deliveries_changelog_topic)
     monkeypatch.setattr(order, "READ_SECONDS", 0.0)
     error = await told(stage)
     assert error.startswith("the changelog could not be read to its end in 0 s: start a worker")
 
 
-async def test_silence_is_told(fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No broker answered: what helps is to look at Kafka, or at the address."""
+async def test_an_unreachable_kafka_is_reported(
+    fragile: EmbeddedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no broker answers, the error names Kafka's address."""
     monkeypatch.setattr(topic_reader, "ASK_SECONDS", 0.2)
     stage = fragile.stage()
     fragile.down()

@@ -1,4 +1,4 @@
-"""Where entries are kept: in memory and in RocksDB, one behaviour."""
+"""The stores in memory and in RocksDB behave alike."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
 
 
 def test_the_last_entry_of_a_key_stays(opened: Open) -> None:
-    """What is put again replaces what was there, and counts from its own time."""
+    """A second put replaces the value and its time."""
     store = opened()
     store.put(b"7", 100, b"first")
     store.put(b"8", 200, b"other")
@@ -50,7 +50,7 @@ def test_the_oldest_come_first_and_no_more_than_asked(opened: Open) -> None:
 
 
 def test_clearing_forgets_everything(opened: Open) -> None:
-    """Entries and the place in the changelog."""
+    """Entries and the changelog offset are gone."""
     store = opened()
     store.put(b"7", 100, b"x")
     store.read_up_to(17)
@@ -69,7 +69,7 @@ CHANGES = st.lists(st.tuples(KEYS, st.integers(0, 50), st.none() | st.binary(max
 def test_a_store_behaves_like_a_dictionary(
     opened: Open, changes: list[tuple[bytes, int, bytes | None]]
 ) -> None:
-    """Whatever is put and removed in whatever order, any bytes for keys."""
+    """Any sequence of puts and removes, with any bytes as keys."""
     store = opened()
     model: dict[bytes, tuple[int, bytes]] = {}
     clock = 0
@@ -87,7 +87,7 @@ def test_a_store_behaves_like_a_dictionary(
 
 
 def test_what_is_on_disk_is_there_after_a_restart(tmp_path: Path) -> None:
-    """Entries, their age, and the place in the changelog."""
+    """Entries, their age, and the changelog offset."""
     first = RocksStore(tmp_path / "0")
     first.put(b"7", 100, b"x")
     first.read_up_to(17)
@@ -100,7 +100,7 @@ def test_what_is_on_disk_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_what_was_read_is_on_disk_when_a_worker_is_killed(tmp_path: Path) -> None:
-    """An entry that is not there yet stands in the changelog behind what was read."""
+    """Entries not yet on disk are in the changelog after the stored offset."""
     killed = RocksStore(tmp_path / "killed")
     killed.put(b"7", 100, b"x")
     killed.read_up_to(17)
@@ -115,7 +115,7 @@ def test_what_was_read_is_on_disk_when_a_worker_is_killed(tmp_path: Path) -> Non
 
 
 def test_many_entries_are_written_on_the_way(tmp_path: Path) -> None:
-    """They are there before and after, and count once, whatever is put again meanwhile."""
+    """Entries are found before and after a write to disk, and repeated puts count once."""
     store = RocksStore(tmp_path / "0")
     for number in range(3 * WRITTEN_TOGETHER):
         store.put(b"%d" % (number % (2 * WRITTEN_TOGETHER)), number, b"%d" % number)
@@ -128,7 +128,7 @@ def test_many_entries_are_written_on_the_way(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
-    """A second opening is refused, and succeeds once the first has closed."""
+    """Opening it twice fails until the first store is closed."""
     first = RocksStore(tmp_path / "0")
     with pytest.raises(Exception, match=r"(?i)lock"):
         RocksStore(tmp_path / "0")
@@ -139,7 +139,7 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 def test_a_database_that_fails_switches_its_store_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing raises, one line says it, and nothing is noted over what was not written."""
+    """Nothing raises, one line is logged, and the stored offset stays before lost writes."""
     store = RocksStore(tmp_path / "5")
     store.put(b"7", 100, b"x")
     store.read_up_to(17)

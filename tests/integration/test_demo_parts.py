@@ -1,4 +1,4 @@
-"""The demo's parts that talk: its Kafka, its sample logger, its collector."""
+"""The demo's parts: its Kafka, its sample logger, its collector."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def settings_at(servers: str, folder: Path) -> Settings:
 
 
 def a_collector() -> Collector:
-    """A collector that was told nothing yet."""
+    """A collector without data."""
     return Collector(Options(), SampleLogger(1))
 
 
@@ -55,7 +55,7 @@ def a_collector() -> Collector:
 async def watching(
     collector: Collector, table: ShopDatabase
 ) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
-    """A collector that watches the table; gives what ends that with a last look."""
+    """Watch the table; yields a function that ends this after a last look."""
     task = asyncio.create_task(collector.watch_table(table))
 
     async def finish() -> None:
@@ -69,7 +69,7 @@ async def watching(
 
 
 class Answers(SampleLogger):
-    """A script that does as the key says."""
+    """A script that answers as the key says."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -81,7 +81,7 @@ class Answers(SampleLogger):
 
 
 async def test_the_sample_logger_does_what_its_script_says() -> None:
-    """Each kind is a real answer over HTTP, and only accepted keys are told."""
+    """Each kind is a real answer over HTTP, and only accepted keys are reported."""
     accepted: list[str] = []
     logger = Answers()
     logger.on_accepted = accepted.append
@@ -110,7 +110,7 @@ async def test_the_sample_logger_does_what_its_script_says() -> None:
 
 
 def test_a_cluster_that_does_not_start_is_one_line() -> None:
-    """What librdkafka says against it stands in the line."""
+    """The line has librdkafka's message."""
     with pytest.raises(CannotRun, match=r"embedded Kafka cluster.*test\.mock\.num\.brokers"):
         EmbeddedCluster(brokers=-1)
 
@@ -173,7 +173,7 @@ async def shop_at(settings: Settings) -> AsyncIterator[ShopDatabase]:
 async def test_orders_are_published_soon_after_their_commit(
     tmp_path: Path, cluster: EmbeddedCluster
 ) -> None:
-    """Rows of our helper, and the broken one that was written without it."""
+    """Rows of our helper, and a broken row that was written without it."""
     made = orders(50)
     assert any(order.broken for order in made)
     async with shop_at(settings_at(cluster.servers, tmp_path)) as database:
@@ -190,7 +190,7 @@ async def test_orders_are_published_soon_after_their_commit(
 async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
     tmp_path: Path, cluster: EmbeddedCluster
 ) -> None:
-    """An outage costs no payment: rows wait, the ledger calls them saved, then Kafka has them."""
+    """In an outage orders are still paid: the ledger counts rows as saved until Kafka has them."""
     settings = settings_at(cluster.servers, tmp_path)
     collector = a_collector()
     made = [order for order in orders(20) if not order.broken]
@@ -207,7 +207,7 @@ async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
 
 
 async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> None:
-    """What nobody told the ledger stands in the database: orders, and rows of any age."""
+    """The ledger reads orders and rows of any age from the database."""
     settings = settings_at("127.0.0.1:1", tmp_path)
     collector = a_collector()
     made = orders(3)
@@ -221,8 +221,8 @@ async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> 
     assert balance.closes
 
 
-async def test_dead_letters_of_other_consumers_are_none_of_the_orders(tmp_path: Path) -> None:
-    """They are pending rows as others are, but their orders do not count as saved."""
+async def test_dead_letters_of_other_consumers_do_not_count_as_orders(tmp_path: Path) -> None:
+    """Their rows are pending, but their orders do not count as saved."""
     settings = settings_at("127.0.0.1:1", tmp_path)
     store = FallbackTable(settings.database_url.get_secret_value())
     await store.open()
@@ -234,7 +234,7 @@ async def test_dead_letters_of_other_consumers_are_none_of_the_orders(tmp_path: 
 
 
 async def test_an_order_that_the_database_refuses_leaves_nothing(tmp_path: Path) -> None:
-    """Neither the order nor its event is there; the error is one of ours."""
+    """Neither order nor event is stored; the error is DatabaseUnavailable."""
     settings = settings_at("127.0.0.1:1", tmp_path)
     first, second = orders(2)
     async with shop_at(settings) as database:
@@ -256,7 +256,7 @@ async def test_a_database_that_cannot_be_made_is_one_line(tmp_path: Path) -> Non
 
 
 async def test_kafka_is_down_as_planned_and_up_at_the_end() -> None:
-    """An outage begins after so many orders, ends by itself, and ends with the demo."""
+    """An outage begins after a number of orders, and ends by itself or with the demo."""
     collector = a_collector()
     calls: list[str] = []
 
@@ -281,7 +281,7 @@ async def test_kafka_is_down_as_planned_and_up_at_the_end() -> None:
 
 @pytest.mark.parametrize(("orders", "first"), [(1, 0), (60, 40), (500, 333), (100_000, 99_500)])
 def test_a_counted_run_meets_one_outage(orders: int, first: int) -> None:
-    """It begins before the last orders are paid, and is the only one."""
+    """One outage begins before the last orders are paid."""
     first_after, every = outage_plan(orders)
     assert first_after == first < orders <= first_after + every
 

@@ -1,4 +1,4 @@
-"""The shop, the logger and the Kafka of the demo, each by itself."""
+"""The shop, the logger and the Kafka of the demo, each run alone."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[b
 
 @asynccontextmanager
 async def running(folder: Path, *command: str, **environment: str) -> AsyncIterator[None]:
-    """A sample, ended by SIGTERM at the end, in good order."""
+    """Run a sample, and stop it by SIGTERM with status 0."""
     output = folder / "output"
     process = start(folder, *command, **environment)
     try:
@@ -72,7 +72,7 @@ async def serving(
 
 
 async def test_the_logger_by_itself(tmp_path: Path) -> None:
-    """It takes events on the port and address that it is told, and counts its answers."""
+    """It listens on the given port and address, and counts its answers."""
     async with serving(tmp_path, "demo.logger", "--logger-port", "--host", LOOPBACK) as session:
         async with session.post("/logs", data=b"{}", headers={"Idempotency-Key": "a"}) as answer:
             assert answer.status == 201
@@ -82,7 +82,7 @@ async def test_the_logger_by_itself(tmp_path: Path) -> None:
 
 
 async def test_the_receiver_of_alerts(tmp_path: Path) -> None:
-    """It prints a line for each alert with its runbook, and refuses what is no message."""
+    """It prints a line with the runbook for each alert, and refuses other messages."""
     alert = {
         "status": "firing",
         "labels": {"alertname": "OrderRelayNoWorker", "severity": "critical"},
@@ -106,7 +106,7 @@ async def test_the_receiver_of_alerts(tmp_path: Path) -> None:
 
 
 async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Path) -> None:
-    """Its orders reach Kafka through the outbox of PostgreSQL; started again it sells new ones."""
+    """Its orders reach Kafka through PostgreSQL's outbox; a second run creates new orders."""
     seen = 0
     for _ in range(2):
         async with running(
@@ -127,7 +127,7 @@ async def test_the_shop_by_itself(stage: Stage, postgres_url: str, tmp_path: Pat
 
 
 async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
-    """The variables that it prints are settings, and what is published there can be read."""
+    """The printed variables are valid settings; records can be published and read."""
     async with running(tmp_path, "demo.kafka"):
         output = tmp_path / "output"
         await eventually(lambda: re.search(r"TIMEOUT_MS=\d+\n", output.read_text()))
@@ -149,7 +149,7 @@ async def test_the_embedded_kafka_by_itself(tmp_path: Path) -> None:
         (["demo.shop"], {"DATABASE_URL": "oracle://x"}, 1, "has the unknown driver 'oracle'"),
     ],
 )
-def test_what_is_wrong_gets_one_line(
+def test_a_mistake_gets_one_line(
     tmp_path: Path, command: list[str], environment: dict[str, str], status: int, complaint: str
 ) -> None:
     """A wrong option or setting ends it with one line that says what is allowed."""

@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm and held to Kubernetes' schemas and to the product."""
+"""The Helm chart, rendered by Helm and checked against Kubernetes' schemas and the product."""
 
 import json
 import math
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case or "defaults")
 def case(request: pytest.FixtureRequest) -> tuple[str | None, Rendered]:
-    """The name of a file of values, and what is made of it."""
+    """The name of a values file, and its rendered resources."""
     return request.param, Rendered(request.param)
 
 
@@ -51,7 +51,7 @@ def _container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_it_passes_helms_own_check() -> None:
-    """Helm lint finds nothing to warn about, whatever the values."""
+    """Helm lint has no warnings for any values file."""
     for values in CASES:
         chosen = ("--values", VALUES / f"{values}.yaml") if values else ()
         done = helm("lint", CHART, "--strict", *chosen)
@@ -62,7 +62,7 @@ def test_it_passes_helms_own_check() -> None:
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 @pytest.mark.parametrize("values", CASES, ids=lambda case: case or "defaults")
 def test_kubernetes_would_take_it(values: str | None, kubernetes: str) -> None:
-    """Each resource keeps to its schema, in which unknown fields are errors."""
+    """Each resource matches its schema, in which unknown fields are errors."""
     resources = Rendered(values, kubernetes).resources
     assert {one["kind"]: found for one in resources if (found := problem(one, kubernetes))} == {}
     names = [(one["kind"], one["metadata"]["name"]) for one in resources]
@@ -85,7 +85,7 @@ def test_a_mistake_in_a_resource_is_seen() -> None:
 
 
 def test_each_consumer_has_workers_of_its_own(case: tuple[str | None, Rendered]) -> None:
-    """A workload each, whose selector is that of its pods and takes no others."""
+    """Each consumer has a workload whose selector matches its own pods only."""
     values, rendered = case
     kind = "StatefulSet" if values == "claim" else "Deployment"
     assert len(rendered.all(kind)) == len(CONSUMERS[values])
@@ -104,7 +104,7 @@ def test_each_consumer_has_workers_of_its_own(case: tuple[str | None, Rendered])
 def test_settings_are_valid(
     case: tuple[str | None, Rendered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker takes its environment as the chart writes it, secrets as files."""
+    """The worker accepts the chart's environment, with secrets as files."""
     values, rendered = case
     secrets = {name.upper() for name in secret_fields(Settings)}
     for consumer in CONSUMERS[values]:
@@ -135,7 +135,7 @@ def test_settings_are_valid(
 
 
 def test_each_secret_is_a_mounted_file(case: tuple[str | None, Rendered]) -> None:
-    """The files that settings name are those of the mounted volume, and come from a Secret."""
+    """Settings name exactly the files of the mounted volume, which come from Secrets."""
     values, rendered = case
     for consumer in CONSUMERS[values]:
         pod = rendered.pod(consumer)
@@ -154,8 +154,8 @@ def test_each_secret_is_a_mounted_file(case: tuple[str | None, Rendered]) -> Non
         assert "made-up" not in text
 
 
-def test_a_worker_may_end_in_peace(case: tuple[str | None, Rendered]) -> None:
-    """Its pod gets longer than the worker's own deadlines before it is killed."""
+def test_a_worker_has_time_to_stop(case: tuple[str | None, Rendered]) -> None:
+    """The pod's grace period is longer than the worker's own deadlines."""
     values, rendered = case
     for consumer in CONSUMERS[values]:
         grace = float(rendered.environment(consumer)["SHUTDOWN_GRACE_SECONDS"])
@@ -204,7 +204,7 @@ def test_stores_outlive_a_pod_where_claims_are_asked_for() -> None:
 
 
 def test_spare_workers_hold_up_neither_rollouts_nor_drains(tmp_path: Path) -> None:
-    """They are never ready: rollouts and disruption budgets leave them out, notes tell of them."""
+    """Spare workers are never ready: rollouts and budgets allow for them; notes mention them."""
     rendered = Rendered("everything")
     rollout = rendered.workload("coupons")["spec"]["strategy"]["rollingUpdate"]
     assert rollout == {"maxSurge": 1, "maxUnavailable": 3}
@@ -220,7 +220,7 @@ def test_spare_workers_hold_up_neither_rollouts_nor_drains(tmp_path: Path) -> No
 
 
 def test_lag_scales_up_to_the_partitions() -> None:
-    """KEDA asks about the consumer's topic and group, and sets the replicas alone."""
+    """KEDA reads the consumer's topic and group, and alone sets the replicas."""
     rendered = Rendered("everything")
     spec = rendered.one("ScaledObject")["spec"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 12)
@@ -235,7 +235,7 @@ def test_lag_scales_up_to_the_partitions() -> None:
 
 
 def test_prometheus_finds_workers_and_rules() -> None:
-    """The job has the name that alerts use; the rules are ours, links and objective by value."""
+    """The job has the name in the alerts; the rules are ours, with links and objective set."""
     rendered = Rendered("everything")
     monitor = rendered.one("ServiceMonitor")
     (endpoint,) = monitor["spec"]["endpoints"]
@@ -253,7 +253,7 @@ def test_prometheus_finds_workers_and_rules() -> None:
 
 
 def test_grafana_gets_the_dashboards() -> None:
-    """A ConfigMap each, with the label of the sidecar; links lead to the runbook of one's own."""
+    """Each has a ConfigMap with the sidecar's label; links lead to the configured runbook."""
     rendered = Rendered("everything")
     maps = [
         one for one in rendered.all("ConfigMap") if "grafana_dashboard" in one["metadata"]["labels"]
@@ -329,7 +329,7 @@ def test_the_network_policy_lets_through_what_is_needed() -> None:
     ],
 )
 def test_a_mistake_is_refused(arguments: list[str], said: str) -> None:
-    """The message names the value and what is wrong, in the words of whichever Helm it is."""
+    """Helm's message names the value and what is wrong; wording varies with Helm's version."""
     done = template(*(word for one in arguments for word in ("--set", one)))
     assert done.returncode == 1, done.stdout[:500]
     assert said in done.stderr or re.search(said, done.stderr, re.IGNORECASE | re.DOTALL), (

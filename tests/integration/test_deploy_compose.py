@@ -1,4 +1,4 @@
-"""docker-compose.yml, held to what it promises without an engine to run it."""
+"""docker-compose.yml, checked without a container engine."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ def compose() -> Compose:
 
 
 def check(file: Path) -> subprocess.CompletedProcess[str]:
-    """Hold a file to the schema of the Compose specification."""
+    """Check a file against the Compose specification's schema."""
     checker = [sys.executable, "-m", "check_jsonschema"]
     return subprocess.run(
         [*checker, "--builtin-schema", "vendor.compose-spec", str(file)],
@@ -41,7 +41,7 @@ def check(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_is_a_compose_file() -> None:
-    """It keeps to the schema of the Compose specification."""
+    """The file matches the schema of the Compose specification."""
     done = check(FILE)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -56,7 +56,7 @@ def test_a_mistake_is_seen(tmp_path: Path) -> None:
 
 
 def test_every_service_is_pinned_bounded_and_looked_after(compose: Compose) -> None:
-    """Image, memory, CPU, logs and rights are bounded; it comes back, and tells its health."""
+    """Image, memory, CPU, logs and rights are limited; it restarts, and has a health check."""
     for name, service in compose.services.items():
         ours = service["image"].startswith(OUR_IMAGE)
         assert ours or re.search(r":v?\d+\.\d+[\w.-]*$", service["image"]), name
@@ -66,7 +66,7 @@ def test_every_service_is_pinned_bounded_and_looked_after(compose: Compose) -> N
         assert "no-new-privileges:true" in service["security_opt"]
         assert service["restart"] == "unless-stopped", name
         assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
-        # That of the worker stands in the Dockerfile, and holds wherever it runs.
+        # The worker's health check is in the Dockerfile.
         if name not in ("worker", "sample-shop"):
             assert service["healthcheck"]["test"][0] == "CMD", name
     # The Kafka that the tests run.
@@ -76,7 +76,7 @@ def test_every_service_is_pinned_bounded_and_looked_after(compose: Compose) -> N
 
 
 def test_each_image_is_built_once(compose: Compose) -> None:
-    """One service builds ours for all: builds of one tag side by side race for its name."""
+    """Only one service builds our image: parallel builds of one tag would race."""
     built = [service["image"] for service in compose.services.values() if "build" in service]
     assert len(built) == 1
     assert built[0].startswith(OUR_IMAGE)
@@ -84,7 +84,7 @@ def test_each_image_is_built_once(compose: Compose) -> None:
 
 
 def test_only_this_machine_reaches_it(compose: Compose) -> None:
-    """Every published port is on loopback, no two are the same, and they are those promised."""
+    """Published ports are on loopback, distinct, and the expected ones."""
     published = {
         name: ports[0][1] for name in compose.services if (ports := compose.published(name))
     }
@@ -99,7 +99,7 @@ def test_only_this_machine_reaches_it(compose: Compose) -> None:
 
 
 def test_there_can_be_many_workers(compose: Compose) -> None:
-    """Nothing of a worker is there only once: no name, no single port, no shared volume."""
+    """A worker has no fixed name, no single port and no shared volume."""
     worker = compose.services["worker"]
     assert not {"container_name", "hostname", "network_mode"} & worker.keys()
     assert "ADVERTISED_URL" not in compose.environment("worker")
@@ -107,7 +107,7 @@ def test_there_can_be_many_workers(compose: Compose) -> None:
 
 
 def test_the_number_of_workers_lasts(compose: Compose) -> None:
-    """It is a variable that .env keeps: every ``up`` goes back to what the file says."""
+    """It is a variable in .env, since every ``up`` applies the file again."""
     assert "scale: ${RELAY_WORKERS:-1}" in FILE.read_text(encoding="utf-8")
     assert compose.services["worker"]["scale"] == 1
     assert "replicas" not in compose.services["worker"]["deploy"]
@@ -116,7 +116,7 @@ def test_the_number_of_workers_lasts(compose: Compose) -> None:
 def test_settings_of_the_worker_are_settings(
     compose: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each variable is a setting, or names the file of a secret one; together they are valid."""
+    """Each variable is a setting or a secret's file; together they are valid."""
     secrets = {
         name.upper()
         for name, field in Settings.model_fields.items()
@@ -138,7 +138,7 @@ def test_settings_of_the_worker_are_settings(
 
 
 def test_the_database_takes_the_workers_password(compose: Compose) -> None:
-    """The URL that workers use has the user, the password and the database of the server."""
+    """The workers' URL has the user, password and database of the server."""
     server = compose.environment("postgres")
     password = compose.secrets["postgres_password"].read_text(encoding="utf-8")
     assert compose.secrets["database_url"].read_text(encoding="utf-8") == (
@@ -148,7 +148,7 @@ def test_the_database_takes_the_workers_password(compose: Compose) -> None:
 
 
 def test_no_secret_is_in_the_file(compose: Compose) -> None:
-    """Secrets come by file only, and those that are there say that they are none."""
+    """Secrets are files, and the sample values say "not-a-secret"."""
     text = FILE.read_text(encoding="utf-8")
     for path in compose.secrets.values():
         secret = path.read_text(encoding="utf-8")
@@ -156,8 +156,8 @@ def test_no_secret_is_in_the_file(compose: Compose) -> None:
         assert secret not in text
 
 
-def test_a_worker_may_end_in_peace(compose: Compose) -> None:
-    """It gets longer than its own deadlines before it is killed."""
+def test_a_worker_has_time_to_stop(compose: Compose) -> None:
+    """The stop grace is longer than the worker's own deadlines."""
     grace = float(compose.environment("worker")["SHUTDOWN_GRACE_SECONDS"])
     allowed = re.fullmatch(r"(\d+)s", compose.services["worker"]["stop_grace_period"])
     assert allowed
@@ -166,7 +166,7 @@ def test_a_worker_may_end_in_peace(compose: Compose) -> None:
 
 
 def test_our_containers_can_do_little(compose: Compose) -> None:
-    """Read-only, without capabilities, without a way to get more; data has a place of its own."""
+    """Containers are read-only and without capabilities; data has its own volume."""
     ours = [
         service for service in compose.services.values() if service["image"].startswith(OUR_IMAGE)
     ]
@@ -180,7 +180,7 @@ def test_our_containers_can_do_little(compose: Compose) -> None:
 
 
 def test_services_start_in_order(compose: Compose) -> None:
-    """Whoever is waited for has a health check; workers wait for all brokers and the table."""
+    """Awaited services have health checks; workers wait for all brokers and PostgreSQL."""
     for name, service in compose.services.items():
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
@@ -194,7 +194,7 @@ def test_services_start_in_order(compose: Compose) -> None:
 
 
 def test_what_is_mounted_is_there(compose: Compose) -> None:
-    """Files from this folder exist, are mounted read-only, and where the program looks for them."""
+    """Mounted files exist, are read-only, and are where the program looks for them."""
     for name in compose.services:
         for here, there, options in compose.bind_mounts(name):
             assert here.exists(), here
@@ -218,7 +218,7 @@ def test_what_is_mounted_is_there(compose: Compose) -> None:
 
 
 def test_brokers_differ_only_where_they_must(compose: Compose) -> None:
-    """Their settings are the same but for the id and the addresses."""
+    """Their settings differ only in id and addresses."""
     environments = [compose.environment(broker) for broker in compose.brokers]
     assert len(environments) == 3
     different = {
@@ -234,13 +234,13 @@ def test_brokers_differ_only_where_they_must(compose: Compose) -> None:
 
 
 def test_the_defaults_reach_the_published_brokers(compose: Compose) -> None:
-    """A worker started on the host, with no settings, finds the brokers of the file."""
+    """A worker on the host finds the brokers of the file without settings."""
     published = [f"localhost:{compose.published(broker)[0][1]}" for broker in compose.brokers]
     assert Settings.model_fields["kafka_bootstrap_servers"].default == ",".join(published)
 
 
 def test_what_prometheus_scrapes_is_there(compose: Compose) -> None:
-    """Each target is a service on the port that it serves; alerts go to Alertmanager."""
+    """Each target is a service and its port; alerts go to Alertmanager."""
     config = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     targets = {
         job["job_name"]: target
@@ -262,7 +262,7 @@ def test_what_prometheus_scrapes_is_there(compose: Compose) -> None:
 
 
 def test_exporters_reach_what_they_export(compose: Compose) -> None:
-    """The brokers' addresses are those of the workers; the database's are its own."""
+    """They have the workers' brokers, and the database's name, user and password."""
     servers = compose.environment("worker")["KAFKA_BOOTSTRAP_SERVERS"].split(",")
     assert compose.services["kafka-exporter"]["command"] == [
         f"--kafka.server={server}" for server in servers
@@ -275,7 +275,7 @@ def test_exporters_reach_what_they_export(compose: Compose) -> None:
 
 
 def test_alerts_reach_a_receiver(compose: Compose) -> None:
-    """Alertmanager's routes name a receiver that there is, which is a service of the file."""
+    """Alertmanager's routes name an existing receiver, which is a service of the file."""
     path = ROOT / "prometheus" / "alertmanager.yml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     (receiver,) = config["receivers"]
@@ -292,7 +292,7 @@ def test_alerts_reach_a_receiver(compose: Compose) -> None:
 
 
 def test_the_alerts_can_be_others(compose: Compose) -> None:
-    """A variable names the file of rules; without it Prometheus has ours."""
+    """A variable names the file of rules; ours is the default."""
     text = FILE.read_text(encoding="utf-8")
     assert "${RELAY_ALERTS:-./prometheus/alerts.yml}:/etc/prometheus/alerts.yml:ro" in text
     mounted = {there: here for here, there, _ in compose.bind_mounts("prometheus")}

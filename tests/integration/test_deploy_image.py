@@ -1,4 +1,4 @@
-"""The Dockerfile, carried out in a clean folder, and the worker that comes of it."""
+"""The Dockerfile, executed in a clean folder, and the worker that it builds."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 from tests.support.worker import LIMIT_SECONDS
 
 IMAGE_USER = 10001
-# Some hundred packages are fetched, checked and installed.
+# About a hundred packages are downloaded and installed.
 BUILD_LIMIT_SECONDS = 600
 
 pytestmark = [
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 class Container:
-    """A process of the image: its user, its environment, its folder; what it starts with."""
+    """Runs commands with the image's user, environment and folder."""
 
     def __init__(self, build: Build, dockerfile: Dockerfile, **environment: str) -> None:
         self._build = build
@@ -45,7 +45,7 @@ class Container:
         self.log = self.folder / "log"
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start what the image starts, with nothing in between."""
+        """Start the image's command, without a shell."""
         command = [*self._dockerfile.last("ENTRYPOINT").words, *self._dockerfile.last("CMD").words]
         with self.log.open("wb") as log:
             return subprocess.Popen(
@@ -57,7 +57,7 @@ class Container:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run what the image starts, and end it by SIGTERM, in good order."""
+        """Run the image's command, and stop it by SIGTERM with status 0."""
         process = self.start()
         try:
             yield
@@ -84,7 +84,7 @@ class Container:
         return self.run(*json.loads(check)).returncode == 0
 
     def data(self, name: str) -> list[Path]:
-        """The files of that name in its folder for data."""
+        """The files of that name in its data folder."""
         return list(Path(self.environment["DATA_DIR"]).rglob(name))
 
     def _how(self) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def dockerfile() -> Dockerfile:
 
 @pytest.fixture(scope="module")
 def build(dockerfile: Dockerfile) -> Iterator[Build]:
-    """The file carried out; what comes of it can be read by everyone and written by nobody."""
-    # Not pytest's folders: the image's user could not get into them.
+    """Execute the file; the result is read-only for all users."""
+    # Not pytest's folders: the image's user may not read them.
     folder = Path(tempfile.mkdtemp(prefix="order-relay-image-"))
     try:
         folder.chmod(0o755)
@@ -125,7 +125,7 @@ def test_the_base_is_pinned(dockerfile: Dockerfile) -> None:
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-[a-z]+", base)
 
 
-def test_it_runs_as_nobody_in_particular(dockerfile: Dockerfile) -> None:
+def test_it_does_not_run_as_root(dockerfile: Dockerfile) -> None:
     """The user is a number other than root's, and the worker is not behind a shell."""
     assert dockerfile.last("USER").rest == f"{IMAGE_USER}:{IMAGE_USER}"
     assert dockerfile.last("ENTRYPOINT").words == ["order-relay"]
@@ -135,14 +135,14 @@ def test_it_runs_as_nobody_in_particular(dockerfile: Dockerfile) -> None:
 
 
 def test_all_folders_of_the_image_are_known(dockerfile: Dockerfile) -> None:
-    """Whatever the file makes in the image is made under the test's folder here."""
+    """All paths in the image are moved under the test's folder here."""
     text = " ".join(one.rest for stage in dockerfile.stages for one in stage if one.word != "RUN")
     absolute = set(re.findall(r"(?<![\w:/.])/(?:\w[\w.-]*/?)+", text))
     assert {path for path in absolute if not path.startswith(MOVED)} == {"/health/live"}
 
 
 def test_only_what_is_needed_is_sent(dockerfile: Dockerfile) -> None:
-    """No settings, secrets, history or tests get near an image; all that is copied does."""
+    """The build context has no settings, secrets, history or tests, but all copied files."""
     context = BuildContext()
     for path in (".env", ".git/config", "deploy/dev-secrets/api_token", "tests/conftest.py",
                  ".venv/bin/python", "docker-compose.yml", "app/__pycache__/__init__.pyc",
@@ -161,9 +161,9 @@ def test_only_what_is_needed_is_sent(dockerfile: Dockerfile) -> None:
 
 
 def test_what_runs_has_no_tools_to_build(build: Build) -> None:
-    """Every RUN line works, and leaves the engine and the app, and neither pip nor setuptools.
+    """Every RUN line works; the image has the engine and the app, without pip and setuptools.
 
-    All of it is compiled already: nothing could be written when it runs.
+    All modules are compiled, as the image is read-only.
     """
     assert len(build.commands) >= 5
     home = Path(build.moved("/opt/order-relay"))
@@ -181,7 +181,7 @@ def test_what_runs_has_no_tools_to_build(build: Build) -> None:
 async def test_the_worker_of_the_image(
     build: Build, dockerfile: Dockerfile, stage: Stage, sink: ScriptedSink
 ) -> None:
-    """Another user than root runs it on files that none can write; it delivers, and ends well."""
+    """A user other than root runs it on read-only files; it delivers, and stops with status 0."""
     (web_port,) = free_ports(1)
     container = Container(
         build,
@@ -211,7 +211,7 @@ async def test_the_worker_of_the_image(
 async def test_an_image_with_consumers_of_its_own(
     build: Build, dockerfile: Dockerfile, stage: Stage, sink: ScriptedSink
 ) -> None:
-    """examples/own-repository puts its app and its consumers on top: they run, and ours do not."""
+    """examples/own-repository adds its app and consumers: they run instead of ours."""
     repository = ROOT / "examples" / "own-repository"
     own = Dockerfile(repository / "Dockerfile")
     (base,) = own.bases

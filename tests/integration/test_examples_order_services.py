@@ -1,4 +1,4 @@
-"""The order services in examples/, each started as its reader starts it, on a cluster.
+"""The order services in examples/, each started as a user starts it, on a cluster.
 
 An order that is paid over HTTP arrives in Kafka with its event id; one that is rolled back does
 not.
@@ -84,7 +84,7 @@ class Service:
     http: aiohttp.ClientSession
 
     async def pay(self, path: str, user_id: int, card: str = "4242") -> tuple[int, dict[str, Any]]:
-        """Pay an order; give the status and the answer."""
+        """Pay an order; returns the status and the answer."""
         order = {
             "userId": user_id,
             "orderItems": [{"productId": 1, "orderQuantity": 2}],
@@ -107,7 +107,7 @@ async def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Where the tests run in the background of a shell, Ctrl-C is ignored from the start.
+            # Processes in the background of a shell ignore Ctrl-C.
             preexec_fn=_allow_interrupts,
         )
     try:
@@ -133,7 +133,7 @@ def check_log(log: Path) -> None:
 
 
 def installed(folder: Path) -> str:
-    """A folder with the package alone, as pip installs it: this project's ``app`` is not there."""
+    """A folder with the package alone, as pip installs it, without this project's ``app``."""
     (folder / "site-packages").mkdir()
     (folder / "site-packages" / "order_relay").symlink_to(ROOT / "order_relay")
     return str(folder / "site-packages")
@@ -147,7 +147,7 @@ async def service(
     example: Example = request.param
     (port,) = free_ports(1)
     database = tmp_path / "shop.db"
-    # As users have it: no settings of the run.
+    # As users have it: without the settings of the test run.
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {
         "PYTHONPATH": installed(tmp_path), "PYTHONDONTWRITEBYTECODE": "1",
         "DATABASE_URL": f"{example.database}:///{database}",

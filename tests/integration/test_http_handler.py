@@ -41,7 +41,7 @@ async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> Non
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(sink: ScriptedSink, status: int) -> None:
-    """A redirect is an outage: it is not followed, with neither the event nor the token."""
+    """A redirect is an outage: neither event nor token is sent elsewhere."""
     async with ScriptedSink() as elsewhere:
         sink.fail_next(1, status, headers={"Location": elsewhere.url})
         async with client(sink.url, token="s3cret-token") as http:
@@ -114,7 +114,7 @@ async def test_headers_of_ours_go_along(sink: ScriptedSink) -> None:
 
 
 async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) -> None:
-    """Without a configured content type it follows from the body."""
+    """Without a configured one it depends on the body."""
     async with client(sink.url, content_type="application/x.orders+json; v=2") as http:
         await http.post(BODY, "key")
         await http.post(BODY, "key", content_type=NDJSON)
@@ -128,7 +128,7 @@ async def test_a_content_type_of_ours_is_that_of_every_body(sink: ScriptedSink) 
 
 
 async def test_a_trace_context_goes_along(sink: ScriptedSink) -> None:
-    """Unchanged, beside the others; a post without one has none, over the same connection."""
+    """Trace headers are sent unchanged; a later post without a trace has none."""
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     trace = of_record([("traceparent", traceparent.encode()), ("tracestate", b"a=x y~!,b=2")])
     async with client(sink.url) as http:
@@ -146,7 +146,7 @@ OLD, NEW, OTHER = (b64encode(bytes([number]) * 24).decode() for number in range(
 
 
 async def test_a_signature_is_one_that_receivers_check(sink: ScriptedSink) -> None:
-    """Each secret signs, with one id for all attempts; another secret or body does not match."""
+    """Each secret signs, with one id for all attempts; another secret or body does not verify."""
     body = '[{"orderId":1,"note":"\u00fc"}]\n'.encode()
     trace = of_record([("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")])
     async with client(sink.url, signing_secrets=f"{OLD},{NEW}", token="t0ken") as http:
@@ -170,7 +170,7 @@ async def test_a_signature_is_one_that_receivers_check(sink: ScriptedSink) -> No
 
 
 async def test_without_keys_nothing_is_signed(sink: ScriptedSink) -> None:
-    """No header of a signature goes along."""
+    """No signature header is sent."""
     async with client(sink.url) as http:
         await http.post(BODY, "key")
     assert not [name for name in sink.requests[0].headers if name.startswith("webhook-")]
@@ -201,12 +201,12 @@ class Names:
 
 
 def port_of(server: RawServer) -> int:
-    """Where it listens."""
+    """The server's port."""
     return URL(server.url).port or 0
 
 
 async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under steady traffic a connection ends with its longest life, and the name is asked again."""
+    """Under steady traffic connections reach their maximum age, and DNS is asked again."""
     monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.05, 0.05))
     monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.05)
     async with RawServer(replies(OK)) as before, RawServer(replies(OK)) as after:
@@ -216,13 +216,13 @@ async def test_a_name_that_moves_is_followed(monkeypatch: pytest.MonkeyPatch) ->
             names.ports = [port_of(after)]
             while not after.requests:
                 await post(http)
-    # Within a minute, with what is not shortened here.
+    # With the real settings, within a minute.
     monkeypatch.undo()
     assert http_client.LIFE_SECONDS[1] + addresses.KNOWN_SECONDS < 60
 
 
 async def test_connections_go_to_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many connections at once ask for the name once, and are spread over what it is."""
+    """Many connections at once resolve the name once, and use all its addresses."""
     async with RawServer(replies(OK)) as first, RawServer(replies(OK)) as second:
         names = Names(monkeypatch, port_of(first), port_of(second))
         async with patient_client("http://logger.test/logs") as http:
@@ -234,7 +234,7 @@ async def test_connections_go_to_all_addresses(monkeypatch: pytest.MonkeyPatch) 
 async def test_what_is_known_serves_while_no_name_server_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A name server that is away for a while costs nothing once the name was known."""
+    """Once the name was resolved, an outage of the name server has no effect."""
     monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.0)
     async with RawServer(replies(OK)) as server:
@@ -251,7 +251,7 @@ async def test_what_is_known_serves_while_no_name_server_answers(
 async def test_what_is_known_serves_while_a_name_server_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is awaited for a moment, far less than a connection may take."""
+    """The client waits only briefly, then uses the known addresses."""
     monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.0)
     monkeypatch.setattr(addresses, "REFRESH_SECONDS", 0.01)
@@ -269,7 +269,7 @@ async def test_what_is_known_serves_while_a_name_server_hangs(
 async def test_a_name_server_that_hangs_is_a_fault_of_this_host(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As one that is unreachable; and what it says when nobody waits any more is not logged."""
+    """It is a local failure, like an unreachable one; its late answer is not logged."""
     names = Names(monkeypatch)
     names.hangs, names.fails = asyncio.Event(), True
     async with client("http://logger.test/logs", connect_timeout_seconds=0.1) as http:

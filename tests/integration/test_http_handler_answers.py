@@ -1,4 +1,4 @@
-"""What the client of the target makes of the bodies of answers."""
+"""How the client of the target reads the bodies of answers."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ CHUNKED = b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def test_the_body_of_an_error_is_kept_and_bounded(sink: ScriptedSink) -> None:
-    """The text of an error answer is kept, up to a bound."""
+    """The text of an error answer is kept, up to a limit."""
     async with client(sink.url) as http:
         sink.fail_next(1, 422, body=b' {"error":"orderItems is empty"}\n')
         assert (await http.post(BODY, "key")).detail == '{"error":"orderItems is empty"}'
@@ -41,7 +41,7 @@ async def test_a_success_is_a_success_though_its_body_drips(
 
 
 async def test_the_token_is_sent_and_kept_out_of_what_is_kept(sink: ScriptedSink) -> None:
-    """The token goes out as Bearer, and an answer that repeats it does not reach dead letters."""
+    """The token is sent as Bearer, and redacted in the kept text of an answer."""
     sink.script = lambda request: Answer(
         403, body=f"denied: {request.headers['authorization']}".encode()
     )
@@ -65,7 +65,7 @@ async def test_the_token_is_sent_and_kept_out_of_what_is_kept(sink: ScriptedSink
 )
 @pytest.mark.parametrize("whole", [True, False], ids=["one packet", "byte by byte"])
 async def test_a_body_in_any_framing(answer: bytes, whole: bool) -> None:
-    """A body is kept however it is framed, over one connection; trailers are no headers."""
+    """Any framing of a body is read, over one connection; trailers do not count as headers."""
 
     async def script(peer: Peer) -> None:
         while True:
@@ -116,9 +116,7 @@ async def test_a_body_up_to_the_end_of_the_connection() -> None:
 
 
 @pytest.mark.parametrize("secret", ["2", '"status":', "422", "reason"])
-async def test_a_secret_that_stands_in_results_changes_none_of_them(
-    sink: ScriptedSink, secret: str
-) -> None:
+async def test_a_secret_in_results_does_not_change_them(sink: ScriptedSink, secret: str) -> None:
     """Results of single records are read before redaction; the kept texts have no secret."""
     said = json.dumps([{"status": 201}, {"status": 422, "error": f"reason: {secret}."}]).encode()
     sink.script = lambda request: Answer(207, body=said)
@@ -141,14 +139,14 @@ async def test_results_with_text_in_another_encoding_are_read(sink: ScriptedSink
 async def test_results_that_come_slowly_are_awaited(sink: ScriptedSink) -> None:
     """A target may send the head of a 2xx first, and the results while it handles the batch."""
     body = b'[{"status":201},{"status":500}]'
-    sink.fail_next(1, 200, body=body, drip_seconds=0.05)  # longer than the rest of others may take
+    sink.fail_next(1, 200, body=body, drip_seconds=0.05)  # too slow for other bodies
     async with client(sink.url, batch_size=2) as http:
         found = item_answers(await http.post(BODY, "key"), 2, http.redact)
     assert [one.status for one in found] == [201, 500]
 
 
 async def test_results_that_do_not_arrive_are_no_success(sink: ScriptedSink) -> None:
-    """Too slow for the time-out, or cut off: what the target said of each is unknown."""
+    """If they are too slow or cut off, each record's result is unknown."""
     sink.fail_next(1, 200, body=b'[{"status":201},{"status":500}]', drip_seconds=0.2)
     sink.fail_next(1, 200, body=b'[{"status":201},{"status":500}]', fault=Fault.CUT)
     sink.fail_next(1, 200, body=b"", fault=Fault.CUT)
@@ -168,7 +166,7 @@ async def test_results_behind_a_malformed_head_are_read() -> None:
 
 
 async def test_results_of_many_records_are_read(sink: ScriptedSink) -> None:
-    """Those of 10,000 records with a text each are far longer than other answers may be."""
+    """Results of 10,000 records with texts exceed the limit of other answers."""
     said = [{"status": 422 if n == 9_999 else 201, "error": "x" * 100} for n in range(10_000)]
     sink.fail_next(1, 200, body=json.dumps(said).encode())
     async with client(sink.url, batch_size=2) as http:
@@ -178,7 +176,7 @@ async def test_results_of_many_records_are_read(sink: ScriptedSink) -> None:
 
 @pytest.mark.parametrize("body", [b"", b'[{"status":201},{"status":500}]'])
 async def test_results_up_to_the_end_of_the_connection(body: bytes) -> None:
-    """Without a length the end of the connection is the end of the results, as in HTTP/1.0."""
+    """Without a length the results end with the connection, as in HTTP/1.0."""
     async with (
         RawServer(b"HTTP/1.0 200 OK\r\n\r\n" + body) as server,
         patient_client(server.url, batch_size=2) as http,

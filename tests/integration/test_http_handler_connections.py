@@ -1,4 +1,4 @@
-"""Which connections the client of the target uses again, and which it closes."""
+"""Which connections the client of the target reuses, and which it closes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.raw_server import BUSY, OK, Peer, RawServer, replies, unanswe
 from tests.support.waiting import eventually
 
 LOOPBACK_6 = "::1"
-# More than the system takes from a sender whose receiver does not read.
+# More than the system buffers when the receiver does not read.
 HUGE = b" " * 20_000_000
 
 
 async def echo(peer: Peer) -> None:
-    """Refuse every request with its own key, a few turns of the loop later."""
+    """Refuse every request with its own key, after a few turns of the loop."""
     while True:
         key = (await peer.request()).key
         for _ in range(int(key) % 5):
@@ -51,7 +51,7 @@ async def echo(peer: Peer) -> None:
     ids=["200", "204", "body", "chunks", "asked", "close", "list", "error", "HTTP/1.0"],
 )
 async def test_the_answer_says_whether_its_connection_is_kept(answer: bytes, kept: bool) -> None:
-    """Kept by HTTP/1.1 unless it says close; one that is not kept is closed by the client."""
+    """HTTP/1.1 keeps it unless the answer says close; the client closes other connections."""
     async with talking(replies(answer)) as (server, http):
         for _ in range(3):
             await post(http)
@@ -61,7 +61,7 @@ async def test_the_answer_says_whether_its_connection_is_kept(answer: bytes, kep
 
 
 async def test_the_next_request_goes_elsewhere_after_a_failure() -> None:
-    """Behind a balancer a connection is one instance, and the one that failed may be broken."""
+    """Behind a load balancer a connection is one instance, and the failed one may be broken."""
 
     async def instances(peer: Peer) -> None:
         while True:
@@ -75,7 +75,7 @@ async def test_the_next_request_goes_elsewhere_after_a_failure() -> None:
 
 
 async def test_connections_are_not_made_anew_for_each_failure() -> None:
-    """One in a tenth of a second: in a storm of 5xx a handshake for each would do more harm."""
+    """At most one in a tenth of a second: a handshake for each 5xx would do more harm."""
     async with talking(replies(BUSY)) as (server, http):
         begun = time.monotonic()
         for _ in range(200):
@@ -87,7 +87,7 @@ async def test_connections_are_not_made_anew_for_each_failure() -> None:
 async def test_one_that_worked_is_used_before_one_that_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also if the failed one is kept, and came back later."""
+    """Also if the failed connection was used last."""
     monkeypatch.setattr(client, "REPLACE_SECONDS", 60.0)
     may_answer = asyncio.Event()
 
@@ -118,7 +118,7 @@ async def test_one_that_worked_is_used_before_one_that_failed(
     ("status", "closes"), [(200, False), (413, False), (413, True), (503, True)]
 )
 async def test_an_answer_before_all_was_sent(status: int, closes: bool) -> None:
-    """An early answer counts at once; a connection that still has to send is not used again."""
+    """An early answer counts at once; its connection, still sending, is not reused."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -140,7 +140,7 @@ async def test_an_answer_before_all_was_sent(status: int, closes: bool) -> None:
 
 @pytest.mark.parametrize("max_connections", [10, 100])
 async def test_a_hundred_posts_at_a_time(max_connections: int) -> None:
-    """Each gets its own answer; connections are used again, no more than allowed are opened."""
+    """Each gets its own answer; connections are reused, and their number is limited."""
     async with talking(echo, max_connections=max_connections) as (server, http):
         for start in (100, 200, 300):
             keys = [str(number) for number in range(start, start + 100)]
@@ -150,8 +150,8 @@ async def test_a_hundred_posts_at_a_time(max_connections: int) -> None:
     assert len(server.peers) <= max_connections
 
 
-async def test_what_ends_early_frees_its_place() -> None:
-    """Failed and cancelled posts take no connection from those after them."""
+async def test_failed_and_cancelled_posts_free_their_slots() -> None:
+    """Failed and cancelled posts free their slots for later posts."""
 
     async def script(peer: Peer) -> None:
         if (await peer.request()).key == "cancelled":
@@ -173,7 +173,7 @@ async def test_what_ends_early_frees_its_place() -> None:
 
 @pytest.mark.parametrize("body", [BODY, HUGE], ids=["while waiting", "while sending"])
 async def test_a_cancelled_post_closes_its_connection(body: bytes) -> None:
-    """Its answer may still come, so that no other post may have the connection."""
+    """Its answer may still come, so no other post may use the connection."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -195,7 +195,7 @@ async def test_a_cancelled_post_closes_its_connection(body: bytes) -> None:
 
 
 async def test_a_post_cancelled_just_as_its_answer_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connection may carry the next post by then, which gets its answer all the same."""
+    """If the next post has its connection by then, that post still gets its answer."""
 
     def free_and_tell(self: HttpClient, connection: Connection, status: int) -> None:
         free(self, connection, status)
@@ -217,7 +217,7 @@ async def test_a_post_cancelled_just_as_its_answer_came(monkeypatch: pytest.Monk
 
 
 async def test_a_post_cancelled_while_it_waits_for_a_connection() -> None:
-    """A cancelled post is not sent, and the connection it waited for goes to the next post."""
+    """A cancelled post is not sent; its connection goes to the next post."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -289,7 +289,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 async def test_a_name_with_two_addresses_of_which_one_listens(
     name: Callable[..., str], first: str, listening: str
 ) -> None:
-    """Whichever the target listens on, and whichever comes first, the post arrives."""
+    """The post arrives, whichever address listens and whichever comes first."""
     both = (LOOPBACK, LOOPBACK_6) if first == LOOPBACK else (LOOPBACK_6, LOOPBACK)
     async with (
         RawServer(replies(OK), host=listening) as server,
@@ -301,8 +301,8 @@ async def test_a_name_with_two_addresses_of_which_one_listens(
     assert server.requests[0].header("Host") == f"logger.test:{server.port}"
 
 
-async def test_an_address_that_does_not_answer_holds_up_none(name: Callable[..., str]) -> None:
-    """Another address of the name is tried long before the connect time-out of the first one."""
+async def test_an_address_that_does_not_answer_delays_no_post(name: Callable[..., str]) -> None:
+    """Another address is tried long before the connect time-out of the first one."""
     host = name(LOOPBACK_6, LOOPBACK)
     async with RawServer(replies(OK)) as server:
         with unanswered(LOOPBACK_6, server.port):
@@ -312,7 +312,7 @@ async def test_an_address_that_does_not_answer_holds_up_none(name: Callable[...,
 
 
 class SocketOfIPv6(socket.socket):
-    """Where the process has no file descriptor left for IPv4."""
+    """A socket class that has no file descriptor left for IPv4."""
 
     def __init__(self, family: int, *more: Any, **named: Any) -> None:
         if family == socket.AF_INET:

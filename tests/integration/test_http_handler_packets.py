@@ -1,4 +1,4 @@
-"""Interim answers, bytes that came unasked, and answers cut into packets."""
+"""Interim answers, unsolicited bytes, and answers cut into packets."""
 
 import asyncio
 from asyncio import Event
@@ -21,14 +21,14 @@ ALL = b"".join(INTERIM.values())
 
 @pytest.fixture(autouse=True)
 def any_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next request on it shows that no byte of the answer was left."""
+    """Reuse the connection, to show that no byte of the answer is left."""
     monkeypatch.setattr(client, "INSTANCE_STATUSES", frozenset())
 
 
 @pytest.mark.parametrize("interim", [*INTERIM.values(), ALL], ids=[*INTERIM, "all"])
 @pytest.mark.parametrize("together", [True, False], ids=["one packet", "packets"])
 async def test_interim_answers_are_not_the_answer(interim: bytes, together: bool) -> None:
-    """What comes after them is the answer, with none of their headers; the connection is kept."""
+    """The answer after them counts, without their headers; the connection is kept."""
 
     async def script(peer: Peer) -> None:
         for final in (OK, BUSY, OK):
@@ -46,7 +46,7 @@ async def test_interim_answers_are_not_the_answer(interim: bytes, together: bool
 
 
 async def test_an_interim_answer_before_the_body_is_sent() -> None:
-    """One that comes while a large body is on its way stops nothing: all of it arrives."""
+    """An interim answer during a large body does not stop the body."""
     body = b'{"pad":"' + b"0123456789" * 300_000 + b'"}'
 
     async def script(peer: Peer) -> None:
@@ -90,7 +90,7 @@ async def test_a_flood_of_interim_answers_is_a_failed_attempt() -> None:
 
 
 async def test_switching_protocols_is_a_failed_attempt() -> None:
-    """101 was not asked for: what follows it is not HTTP, and its connection is closed."""
+    """An unrequested 101 closes the connection, as HTTP does not follow it."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -115,7 +115,7 @@ UNSOLICITED = [
 
 @pytest.mark.parametrize("unsolicited", UNSOLICITED)
 async def test_bytes_behind_an_answer(unsolicited: bytes) -> None:
-    """What comes in one packet with an answer ends the connection; the next post has a new one."""
+    """Extra bytes after an answer close the connection; the next post opens a new one."""
     async with talking(replies(OK + unsolicited), replies(BUSY)) as (server, http):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
         answer = await post(http, "second")
@@ -136,7 +136,7 @@ async def test_bytes_behind_an_answer(unsolicited: bytes) -> None:
     ],
 )
 async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> None:
-    """What comes between two posts ends the connection; the next post has a new one."""
+    """Bytes between two posts close the connection; the next post opens a new one."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -165,7 +165,7 @@ async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> 
 
 @pytest.mark.parametrize("later", [False, True], ids=["same packet", "later"])
 async def test_many_posts_to_a_server_that_answers_twice(later: bool) -> None:
-    """However often a server sends an unsolicited 200, each refused post gets its own refusal."""
+    """Although the server adds an unsolicited 200, each refused post gets its own refusal."""
 
     async def script(peer: Peer) -> None:
         refusal = refuse((await peer.request()).key)
@@ -197,7 +197,7 @@ def refuse(key: str) -> bytes:
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-# After these the connection is used again.
+# After these the connection is reused.
 KEPT = {
     "200": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     "200 body": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -215,7 +215,7 @@ KEPT = {
     "429": b"HTTP/1.1 429 Slow\r\nRetry-After: 17\r\nContent-Length: 4\r\n\r\nslow",
     "503 retry": b"HTTP/1.1 503 Busy\r\nretry-after:5 \r\nContent-Length: 0\r\n\r\n",
 }
-# With these it ends.
+# These end it.
 ENDED = {
     "200 close": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok",
     "200 HTTP/1.0": b"HTTP/1.0 200 OK\r\n\r\nok",
@@ -235,7 +235,7 @@ ENDED = {
 
 
 def cuts(answer: bytes) -> list[list[bytes]]:
-    """It in one packet, in two in each possible way, and byte by byte."""
+    """The answer whole, in all possible pairs, and byte by byte."""
     return [
         [answer],
         *([answer[:at], answer[at:]] for at in range(1, len(answer))),
@@ -245,7 +245,7 @@ def cuts(answer: bytes) -> list[list[bytes]]:
 
 @pytest.mark.parametrize("name", KEPT | ENDED)
 async def test_the_packets_of_an_answer_do_not_matter(name: str) -> None:
-    """Cut anywhere, and byte by byte, an answer is what it is in one packet."""
+    """An answer cut anywhere, or sent byte by byte, is read like one packet."""
     ways = cuts((KEPT | ENDED)[name])
 
     async def script(peer: Peer) -> None:

@@ -20,7 +20,7 @@ CREDENTIALS = "Proxy-Authorization: Basic dXM6czNjcmV0"  # us:s3cret
 
 
 class ConnectingProxy:
-    """A proxy that connects what it is asked to, or answers what the test says."""
+    """A proxy that connects, or sends the test's refusal."""
 
     def __init__(self, refusal: bytes = b"") -> None:
         self.heads: list[str] = []
@@ -96,7 +96,7 @@ async def test_tls_goes_through_a_tunnel_to_the_logger_itself(tmp_path: Path) ->
 
 
 async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSink) -> None:
-    """The request's target is the URL without its fragment, as RFC 9112, 3.2.2 asks for."""
+    """The request's target is the URL without its fragment (RFC 9112, 3.2.2)."""
     proxy = ConnectingProxy()
     async with (
         proxy.running() as address,
@@ -122,7 +122,7 @@ async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSi
 async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     refusal: bytes, said: str, verdict: Verdict
 ) -> None:
-    """The error has the proxy's answer and not its password; no order is given up for it."""
+    """The error has the proxy's answer without the password; no order is given up for it."""
     async with (
         ConnectingProxy(refusal).running() as address,
         client("https://logger.test/logs", proxy=f"http://us:s3cret@{address}") as http,

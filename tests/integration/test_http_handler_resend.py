@@ -1,4 +1,4 @@
-"""A connection that was used before may end just as a post begins: it is no attempt, once."""
+"""If a reused connection ends as a post begins, the post is resent once, in the same attempt."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ Ending = Callable[[Peer], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def any_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next request on it shows that no byte of the answer was left."""
+    """Reuse the connection, to show that no byte of the answer is left."""
     monkeypatch.setattr(client, "INSTANCE_STATUSES", frozenset())
 
 
@@ -31,7 +31,7 @@ async def rst(peer: Peer) -> None:
 
 
 async def timed_out(peer: Peer) -> None:
-    """A proxy that has given up waiting for a request says so, and closes."""
+    """A proxy answers that it timed out waiting for a request, and closes."""
     await peer.send(TIMED_OUT)
     await fin(peer)
 
@@ -45,7 +45,7 @@ WITHOUT_A_BYTE = ENDINGS[:2]
 
 
 def ending(end: Ending, *, used: bool) -> Script:
-    """Read a request and end the connection in place of an answer, the first one or the second."""
+    """End the connection instead of answering the first request, or the second if ``used``."""
 
     async def script(peer: Peer) -> None:
         if used:
@@ -60,7 +60,7 @@ def ending(end: Ending, *, used: bool) -> Script:
 @pytest.mark.parametrize("body", [BODY, BODY + b" " * 1_000_000], ids=["small", "large"])
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_used_connection_that_ends(end: Ending, body: bytes) -> None:
-    """The same request is sent once more on a new connection, and its answer counts."""
+    """The same request is resent on a new connection, and its answer counts."""
     async with talking(ending(end, used=True), replies(BUSY)) as (server, http):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
         answer = await post(http, "second", body)
@@ -77,7 +77,7 @@ async def test_a_used_connection_that_ends(end: Ending, body: bytes) -> None:
 @pytest.mark.parametrize("again", WITHOUT_A_BYTE)
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_new_connection_that_ends_too(end: Ending, again: Ending) -> None:
-    """If the new connection also ends without a byte, the attempt has failed: there is no third."""
+    """If the new connection also ends without a byte, the attempt fails without another resend."""
     async with talking(ending(end, used=True), ending(again, used=False), replies(OK)) as (
         server,
         http,
@@ -93,7 +93,7 @@ async def test_a_new_connection_that_ends_too(end: Ending, again: Ending) -> Non
 
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_another_used_connection_is_not_tried(end: Ending) -> None:
-    """The request goes over a new connection even if others are kept: they may have ended, too."""
+    """It is resent on a new connection, as other kept ones may have ended, too."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -133,7 +133,7 @@ async def test_408_to_a_first_use() -> None:
 
 
 async def test_408_that_keeps_the_connection() -> None:
-    """Without Connection: close, 408 is an answer to the post on a used connection as well."""
+    """Without Connection: close, 408 on a used connection is an ordinary answer, too."""
     kept = TIMED_OUT.replace(b"Connection: close\r\n", b"")
     async with talking(replies(OK, kept, OK)) as (server, http):
         await post(http)
@@ -147,7 +147,7 @@ async def test_408_that_keeps_the_connection() -> None:
 )
 @pytest.mark.parametrize("end", WITHOUT_A_BYTE)
 async def test_an_answer_that_has_begun(end: Ending, begun: bytes) -> None:
-    """After a byte of an answer the end of a used connection is a failed attempt, sent once."""
+    """If a used connection ends after a byte of the answer, the attempt fails; it is sent once."""
 
     async def begin(peer: Peer) -> None:
         await peer.send(begun)
@@ -163,7 +163,7 @@ async def test_an_answer_that_has_begun(end: Ending, begun: bytes) -> None:
 
 @pytest.mark.parametrize("end", ENDINGS)
 async def test_a_kept_connection_that_ends_between_posts(end: Ending) -> None:
-    """An end that was seen before a post costs nothing: the request goes out once."""
+    """If the end is seen before the post, the request is sent only once."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

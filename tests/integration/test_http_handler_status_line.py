@@ -1,4 +1,4 @@
-"""The status line of an answer decides, whatever follows it; without one the attempt failed."""
+"""The status line of an answer decides the result; without one the attempt fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from tests.integration.http_client import client, patient_client, post, talking
 from tests.support.raw_server import FLOOD_BYTES, OK, Peer, RawServer, replies
 
-# The idempotency key of a post that is answered as it should be.
+# The idempotency key of a post that gets a correct answer.
 AFTER = "after"
 TOKEN = "s3cret-token-of-ours"
 
@@ -24,30 +24,30 @@ Ending = Callable[[Peer], Awaitable[None]]
 
 
 async def silence(peer: Peer) -> None:
-    """Nothing more comes, and the connection stays open."""
+    """Send nothing more, and keep the connection open."""
     await peer.end()
 
 
 async def close(peer: Peer) -> None:
-    """Nothing more comes, and the connection is closed."""
+    """Send nothing more, and close the connection."""
     peer.finish()
     await peer.end()
 
 
 def endless(chunk: bytes) -> Ending:
-    """Bytes come for as long as the client lets them."""
+    """Send bytes until the client closes the connection."""
     return lambda peer: peer.flood(chunk, FLOOD_BYTES)
 
 
 @dataclass(frozen=True)
 class Flaw:
-    """An answer of which little more than the status is right.
+    """An answer with a correct status and a fault after it.
 
     Attributes:
         packets: What follows the status line, packet by packet.
-        then: How the connection goes on; ``None`` where it can be used again.
+        then: What the server does next; ``None`` if the connection can be reused.
         line: The status line.
-        kept: Whether the client uses the connection again; ``None`` where it may do either.
+        kept: Whether the client reuses the connection; ``None`` if it may do either.
         retry_after: Whether a Retry-After comes before the fault.
     """
 
@@ -73,12 +73,12 @@ class Flaw:
 
 
 def flaw(*packets: bytes, then: Ending = silence, **more: Any) -> Flaw:
-    """An answer that cannot be right, so that its connection may not be used again."""
+    """An invalid answer: its connection must not be reused."""
     return Flaw(packets, then, **more)
 
 
 def odd(*packets: bytes, kept: bool | None = None, **more: Any) -> Flaw:
-    """An answer that can be understood: its connection may be used again."""
+    """An odd but readable answer: its connection may be reused."""
     return Flaw(packets, None, kept=kept, **more)
 
 
@@ -163,13 +163,13 @@ NO_STATUS: dict[str, tuple[bytes, Ending]] = {
 
 @pytest.mark.parametrize("name", FLAWS)
 async def test_200_is_a_success_whatever_follows(name: str) -> None:
-    """A faulty answer with 200 is a success without a wait; the post after it works."""
+    """A faulty answer with 200 is a success without a wait; the next post works."""
     await _succeeds(FLAWS[name], 200)
 
 
 @pytest.mark.parametrize("name", WITHOUT_BODY)
 async def test_204_is_a_success_whatever_follows(name: str) -> None:
-    """A 204 that has a body is a success, and the body is never taken for the next answer."""
+    """A 204 with a body is a success, and the body is not read as the next answer."""
     await _succeeds(WITHOUT_BODY[name], 204)
 
 
@@ -177,7 +177,7 @@ async def test_204_is_a_success_whatever_follows(name: str) -> None:
     "name", [name for name in FLAWS if not re.search("breaks? off|without end|too short", name)]
 )
 async def test_200_is_a_success_for_a_batch_whatever_follows(name: str) -> None:
-    """Where an answer is malformed, as opposed to late, no results are missing."""
+    """A malformed 200 is a success for every record; only a late or cut one is not."""
     async with talking(FLAWS[name].answer, batch_size=2) as (_, http):
         found = item_answers(await post(http, "200"), 2, str)
     assert [one.verdict for one in found] == [Verdict.SUCCESS] * 2
@@ -201,7 +201,7 @@ async def test_an_error_keeps_its_status_whatever_follows(name: str) -> None:
     """A faulty answer with 500, 429 or 422 keeps the status, and a Retry-After before the fault."""
     verdicts = {500: Verdict.RETRYABLE, 429: Verdict.THROTTLED, 422: Verdict.REJECTED}
     fault = FLAWS[name]
-    # What is late of an error may be waited for as long as an attempt lasts, but not read so long.
+    # The client may wait for an error's body until the attempt's time-out.
     limits = client if fault.then is silence else patient_client
     async with RawServer(fault.answer) as server, limits(server.url) as http:
         answers = await asyncio.gather(*(post(http, str(status)) for status in verdicts))
@@ -211,13 +211,13 @@ async def test_an_error_keeps_its_status_whatever_follows(name: str) -> None:
         assert answer.retry_after_seconds == (7 if fault.retry_after else 0)
         assert len(answer.detail) <= MAX_KEPT_BODY_LENGTH
     assert all(peer.sent_bytes < FLOOD_BYTES for peer in server.peers)
-    # An answer that comes at once may leave its connection to another of the posts.
+    # A fast answer may leave its connection to another of the posts.
     assert len(server.requests) == len(verdicts) + 1
 
 
 @pytest.mark.parametrize("came", NO_STATUS)
 async def test_no_status_line_is_a_failed_attempt(came: str) -> None:
-    """Bytes that are not HTTP, or end in the status line, are in the error; the next post works."""
+    """The error quotes bytes that are not HTTP or end in the status line; the next post works."""
     sent, then = NO_STATUS[came]
 
     async def script(peer: Peer) -> None:
@@ -236,7 +236,7 @@ async def test_no_status_line_is_a_failed_attempt(came: str) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 "], ids=["nothing", "a status"])
 async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
-    """An endless first line is read up to a bound, and the error quotes only its beginning."""
+    """An endless first line is read up to a limit, and the error quotes only its beginning."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -269,7 +269,7 @@ async def test_a_line_without_end_is_a_failed_attempt(start: bytes) -> None:
     ids=range(11),
 )  # fmt: skip
 async def test_what_came_in_place_of_an_answer_is_redacted(status: int | None, came: str) -> None:
-    """Wherever the quoted bytes are cut, no part of a token is shown; a status before it counts."""
+    """No part of a token is quoted, wherever the bytes are cut; a status before it counts."""
     async with talking(came.encode(), token=TOKEN) as (_, http):
         answer = await post(http)
     assert answer.status == status

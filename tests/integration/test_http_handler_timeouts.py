@@ -1,4 +1,4 @@
-"""How long an attempt of the target's client lasts at most."""
+"""The time limits of an attempt."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ def is_late(answer: Answer, failure: str, limit: str) -> None:
 
 
 async def test_connecting_has_a_limit_of_its_own() -> None:
-    """A host that does not even accept is given up after the connect time-out."""
+    """An attempt to a host that does not accept ends after the connect time-out."""
     with unanswered() as port:
         async with client(
             f"http://127.0.0.1:{port}", timeout_seconds=60, connect_timeout_seconds=0.2
@@ -30,7 +30,7 @@ async def test_connecting_has_a_limit_of_its_own() -> None:
 
 
 async def test_connecting_is_part_of_the_attempt() -> None:
-    """With a connect time-out that is longer than the attempt's, the attempt's ends it."""
+    """The attempt's time-out also limits a longer connect time-out."""
     with unanswered() as port:
         async with client(
             f"http://127.0.0.1:{port}", timeout_seconds=0.2, connect_timeout_seconds=60
@@ -42,7 +42,7 @@ async def test_connecting_is_part_of_the_attempt() -> None:
 
 
 async def test_a_handshake_is_part_of_connecting() -> None:
-    """A host that accepts and never answers the TLS handshake is given up as one that is silent."""
+    """A host that never answers the TLS handshake counts as one that does not accept."""
     async with RawServer(lambda peer: peer.end()) as server:
         async with client(
             server.url.replace("http:", "https:"), timeout_seconds=60, connect_timeout_seconds=0.2
@@ -52,7 +52,7 @@ async def test_a_handshake_is_part_of_connecting() -> None:
 
 
 async def test_silence_before_the_status_is_whole() -> None:
-    """An answer that stops in its status line is given up; its connection is closed."""
+    """An answer that stops in its status line times out; its connection is closed."""
     begun = [b"", b"H", b"HTTP/1.1 20", b"HTTP/1.1 200", b"HTTP/1.1 200 OK", b"HTTP/1.1 100 A\r\n"]
 
     async def script(peer: Peer) -> None:
@@ -72,7 +72,7 @@ async def test_silence_before_the_status_is_whole() -> None:
     "start", [b"HTTP/1.1 200 ", b"HTTP/1.1 100 A\r\nX-Name: "], ids=["status line", "100"]
 )
 async def test_a_drip_is_no_answer(start: bytes) -> None:
-    """A byte now and then does not lengthen an attempt before the status line is complete."""
+    """Single bytes before the end of the status line do not extend the attempt."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -85,7 +85,7 @@ async def test_a_drip_is_no_answer(start: bytes) -> None:
 
 
 async def test_a_connection_that_was_silent_once_is_not_used_again() -> None:
-    """A used connection that is silent is given up as a new one is, and nothing is sent again."""
+    """A silent used connection times out like a new one, and nothing is resent."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -102,7 +102,7 @@ async def test_a_connection_that_was_silent_once_is_not_used_again() -> None:
 
 
 async def test_sending_again_is_part_of_the_attempt() -> None:
-    """A request that went once more, over a new connection, has one limit for both times."""
+    """A resent request has one time limit for both sends."""
 
     async def ends(peer: Peer) -> None:
         await peer.request()
@@ -121,7 +121,7 @@ async def test_sending_again_is_part_of_the_attempt() -> None:
 
 
 async def test_waiting_for_a_connection_is_part_of_the_attempt() -> None:
-    """A post that finds all connections taken ends with its time-out, too."""
+    """A post that waits for a free connection has the same time-out."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -135,7 +135,7 @@ async def test_waiting_for_a_connection_is_part_of_the_attempt() -> None:
 async def test_an_answer_that_came_while_the_process_stood_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After it was frozen for longer than the time-out, the answer is read before that counts."""
+    """After a freeze longer than the time-out, an answer that has arrived still counts."""
     may_answer = asyncio.Event()
 
     async def script(peer: Peer) -> None:

@@ -49,13 +49,13 @@ async def _post(url: str, ca_file: Path | None) -> Answer:
 async def test_a_private_authority_is_trusted_when_named(
     tls_sink: ScriptedSink, ca_file: Path
 ) -> None:
-    """With EXTERNAL_LOGGER_CA_FILE the certificate of a private authority is accepted."""
+    """With EXTERNAL_LOGGER_CA_FILE, a private authority's certificate is accepted."""
     assert (await _post(tls_sink.url, ca_file)).verdict is Verdict.SUCCESS
     assert tls_sink.requests[0].body == BODY
 
 
 async def test_an_unknown_authority_is_refused(tls_sink: ScriptedSink, tmp_path: Path) -> None:
-    """Neither the system's authorities nor another private one accept an unknown certificate."""
+    """Without the right authority, the certificate is refused."""
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     for ca_file in (None, other):
@@ -85,7 +85,7 @@ async def test_the_host_name_is_checked(tls_sink: ScriptedSink, ca_file: Path) -
 async def test_a_name_with_other_letters_or_a_dot_at_its_end(
     authority: trustme.CA, ca_file: Path, monkeypatch: pytest.MonkeyPatch, host: str, certified: str
 ) -> None:
-    """The name looked up is by IDNA 2008, and its certificate has no dot at the end."""
+    """Names are resolved by IDNA 2008, and certificates match without the final dot."""
 
     async def find(name: str, port: int, **more: Any) -> list[Any]:
         asked.append(name)
@@ -102,7 +102,7 @@ async def test_a_name_with_other_letters_or_a_dot_at_its_end(
 
 
 def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -> None:
-    """Answer clients with the right certificate; others get TLS' own alert."""
+    """Answer clients with the right certificate; others get a TLS alert."""
     while True:
         try:
             plain, _ = listener.accept()
@@ -112,7 +112,7 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
             try:
                 secured.do_handshake()
             except ssl.SSLError:
-                # Else the connection would be reset, and the alert with it.
+                # Else a reset of the connection would drop the alert.
                 socket.socket.recv(secured, 65536)
             else:
                 secured.recv(65536)
@@ -127,7 +127,7 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
 async def test_our_certificate_is_shown_to_a_logger_that_asks(
     tmp_path: Path, version: ssl.TLSVersion, without: Verdict
 ) -> None:
-    """Without the right one the target refuses us, which is never our own lack of something."""
+    """Without the right one the target refuses us; this is never a local failure."""
     authority, ours = trustme.CA(), trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(LOOPBACK).configure_cert(context)
@@ -162,7 +162,7 @@ async def test_our_certificate_is_shown_to_a_logger_that_asks(
 
 
 async def test_a_connection_over_tls_is_kept(tls_sink: ScriptedSink, ca_file: Path) -> None:
-    """Posts in a row share one connection, so one handshake, and large bodies arrive whole."""
+    """Posts in a row share one connection and handshake; large bodies arrive whole."""
     body = b'{"pad":"' + b"0123456789" * 100_000 + b'"}'
     async with patient_client(tls_sink.url, ca_file=ca_file) as http:
         for number in range(5):
@@ -188,7 +188,7 @@ async def test_a_port_without_tls() -> None:
 
 
 async def test_a_handshake_that_is_broken_off() -> None:
-    """The error says what was broken off, as the library's has no text."""
+    """The error names the TLS handshake; the library's error has no text."""
 
     async def script(peer: Peer) -> None:
         await peer.some()

@@ -1,4 +1,4 @@
-"""Prometheus' own tools on the alerts, the configuration, and the dashboards' arithmetic."""
+"""Prometheus' own tools check alerts, configuration, and the dashboards' arithmetic."""
 
 import shutil
 import subprocess
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 SUITES = sorted((FOLDER / "tests").glob("*.yml"))
 
 
-def test_the_configuration_is_one() -> None:
-    """Prometheus can read its configuration, and the alerts from where it stands."""
+def test_prometheus_can_read_its_configuration() -> None:
+    """Prometheus can read its configuration and finds the alerts."""
     done = promtool("check", "config", "prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 rule files found" in done.stdout
@@ -30,7 +30,7 @@ def test_the_configuration_is_one() -> None:
     reason="amtool is not installed (Debian: apt-get install prometheus-alertmanager)",
 )
 def test_alertmanager_can_read_its_configuration() -> None:
-    """Alertmanager's own tool finds the routes, the receiver and the inhibition in it."""
+    """Alertmanager's own tool finds the receiver and the inhibition rule."""
     done = subprocess.run(
         ["amtool", "check-config", FOLDER / "alertmanager.yml"],
         capture_output=True,
@@ -49,8 +49,8 @@ def test_alerts_fire_where_they_must_and_nowhere_else(suite: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# Name, further labels, and the values of the workers a, b and c. Of their one fallback table and
-# one topic a and b report the same.
+# Name, further labels, and the values of the workers a, b and c. a and b share one fallback table
+# and one topic, and report the same values for them.
 SERIES: list[tuple[str, str, str | None, str | None, str | None]] = [
     ("order_relay_fallback_messages", ', status="pending"', "7x20", "7x20", None),
     ("order_relay_fallback_messages", ', status="failed"', "3x20", "3x20", None),
@@ -73,7 +73,7 @@ WORKERS = {
     for name, labels, *each in SERIES
     for worker, values in zip("abc", each, strict=True)
     if values is not None
-    # Another group's worker, which these dashboards must not add.
+    # Another job's worker, which these dashboards must not add.
 } | {'order_relay_assigned_partitions{job="another", instance="z"}': "4x20"}
 FIGURES = {
     "Rows pending": 7,
@@ -91,14 +91,14 @@ FIGURES = {
 
 
 def of_consumer(series: str, consumer: str) -> str:
-    """Give a series the label of a consumer, where it is about one."""
+    """Give a series the consumer label, if it is about a consumer."""
     of_worker = series.startswith(("order_relay_fallback_", "order_relay_published_", "process_"))
     return series if of_worker else series.replace("{", f'{{consumer="{consumer}", ', 1)
 
 
 def test_an_event_is_in_one_bar(tmp_path: Path) -> None:
-    """Of bars a minute apart, as Grafana asks for them, one has the event, and no other."""
-    # Grafana's $__rate_interval: the step of a minute, and a scrape.
+    """Of the bars that Grafana queries, a minute apart, exactly one has the event."""
+    # Grafana's $__rate_interval: the step of a minute, plus a scrape interval.
     (bars,) = (
         question.asked({"job": JOB, "worker": "a", "consumer": ".*", "__rate_interval": "75s"})
         for question in questions()
@@ -116,7 +116,7 @@ def test_an_event_is_in_one_bar(tmp_path: Path) -> None:
             "eval_time": f"{minute}m{after}s",
             "exp_samples": [{"labels": '{reason="x"}', "value": int(minute == first)}],
         }
-        # Wherever the minutes begin between two scrapes; the event is scraped at 5m15s.
+        # Minutes begin anywhere between two scrapes; the event is scraped at 5m15s.
         for after, first in ((1, 6), (7, 6), (14, 6), (16, 5), (29, 5), (44, 5), (59, 5))
         for minute in (4, 5, 6, 7, 8)
     ]
@@ -127,7 +127,7 @@ def test_an_event_is_in_one_bar(tmp_path: Path) -> None:
 
 
 def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
-    """What workers share counts once, what each has of its own is added, the worst one shows."""
+    """Shared values count once, each worker's own values are added, the worst state is shown."""
     variables = {
         "job": JOB, "worker": "(a|b|c)", "consumer": "order_logging", "__range": "15m",
         "__range_s": "900", "__rate_interval": "1m",
@@ -146,7 +146,7 @@ def test_figures_of_several_workers_are_right(tmp_path: Path) -> None:
         {"series": of_consumer(name, "order_logging"), "values": values}
         for name, values in WORKERS.items()
     ]
-    # Of a consumer that is not looked at.
+    # Another consumer's series, which must not count.
     series += [
         {"series": of_consumer(name, "coupons"), "values": "1000x20"}
         for name in WORKERS

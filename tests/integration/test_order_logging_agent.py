@@ -15,20 +15,20 @@ from tests.support.waiting import eventually
 
 
 class Claims:
-    """The consumer's part: grants every record but those it is told not to."""
+    """A fake reader: grants every record except those in ``refused``."""
 
     def __init__(self) -> None:
         self.refused: set[int] = set()
         self.asked: list[int] = []
 
     def claim(self, record: Record) -> bool:
-        """Grant it or not."""
+        """Whether to grant it."""
         self.asked.append(record.offset)
         return record.offset not in self.refused
 
 
 class TakingRelay:
-    """The relay's part: takes records while it has room."""
+    """A fake dispatcher: takes records while it has room."""
 
     def __init__(self) -> None:
         self.room = asyncio.Event()
@@ -36,7 +36,7 @@ class TakingRelay:
         self.taken: list[Record] = []
 
     async def submit(self, record: Record) -> bool:
-        """Take it, once there is room."""
+        """Take it once there is room."""
         await self.room.wait()
         self.taken.append(record)
         return True
@@ -65,7 +65,7 @@ def _agent(consumer: ConsumerRuntime) -> Any:
 
 
 async def test_what_is_granted_of_every_batch_is_taken_in_order(consumer: ConsumerRuntime) -> None:
-    """Record by record, each once; second copies and records of an older generation are not."""
+    """Granted records are taken one by one, each once; refused ones are not."""
     claims: Any = consumer._reader
     dispatcher: Any = consumer.dispatcher
     claims.refused = {1, 3, 17}
@@ -78,7 +78,7 @@ async def test_what_is_granted_of_every_batch_is_taken_in_order(consumer: Consum
 
 
 async def test_without_room_nothing_more_is_claimed(consumer: ConsumerRuntime) -> None:
-    """Back-pressure: while the relay has no room the agent holds one record, no more."""
+    """Back-pressure: without room in the relay, the agent claims only one record."""
     claims: Any = consumer._reader
     dispatcher: Any = consumer.dispatcher
     dispatcher.room.clear()

@@ -30,13 +30,13 @@ from tests.support.waiting import eventually
 
 
 class Worker:
-    """A worker as far as ``/orders`` goes: a book, and a web server.
+    """A worker with a deliveries table and a web server only.
 
     Attributes:
         owners: The URL of each partition's worker, as this one knows it.
-        partitions: How many there are, as Kafka says.
+        partitions: The number of partitions, as Kafka says.
         rows: Its fallback table.
-        unread: Records of each of its partitions that are not in hand yet; negative: nobody knows.
+        unread: Records of each of its partitions that are not in hand yet; negative: unknown.
         asked: How often it looked for an order.
     """
 
@@ -91,7 +91,7 @@ class Worker:
         await self.bench.arrive(*{entry.partition for entry in entries})
 
     async def get(self, order_id: OrderId) -> tuple[int, dict[str, object]]:
-        """What it answers about an order."""
+        """The worker's answer about an order."""
         page = URL(f"{self.url}/orders/{quote(str(order_id), safe='')}", encoded=True)
         async with aiohttp.ClientSession() as session, session.get(page) as response:
             return response.status, await response.json()
@@ -101,21 +101,21 @@ class Worker:
         await self.bench.deliveries.revoking()
         await self.have(*entries)
 
-    async def doubt(self, order_id: OrderId = 77) -> str:
-        """Why it cannot say that an order is unknown."""
+    async def error_of_503(self, order_id: OrderId = 77) -> str:
+        """The error of a 503: why it may be known."""
         status, body = await self.get(order_id)
         assert status == 503
         return str(body["error"])
 
 
 def entry(order_id: OrderId, partition: int) -> Entry:
-    """A delivered order's."""
+    """A delivered order's entry."""
     return Entry(order_id, "delivered", f"e{order_id}", 1, "t", partition, 5, 1000)
 
 
 @pytest.fixture
 async def workers() -> AsyncIterator[list[Worker]]:
-    """Three workers that know of each other; order n should be in partition n modulo 3."""
+    """Three workers that know each other; order n belongs to partition n modulo 3."""
     three = [Worker() for _ in range(3)]
     async with AsyncExitStack() as everything:
         for worker in three:
@@ -130,48 +130,48 @@ async def workers() -> AsyncIterator[list[Worker]]:
 
 
 async def test_any_worker_answers_for_the_owner(workers: list[Worker]) -> None:
-    """The owner by the key is asked alone; the answer says who gave it."""
+    """Only the key's owner is asked; the answer names the owner."""
     status, body = await workers[0].get(31)
     assert (status, body["orderId"], body["worker"]) == (200, 31, workers[1].url)
     assert [worker.asked for worker in workers] == [1, 1, 0]
 
 
 async def test_an_order_in_another_partition_is_found(workers: list[Worker]) -> None:
-    """Whoever publishes with keys of their own finds their orders, too."""
+    """Orders published with other keys are found, too."""
     await workers[2].take_over(entry(31_000, 2))
     status, body = await workers[0].get(31_000)
     assert (status, body["worker"]) == (200, workers[2].url)
 
 
 async def test_unknown_to_all_is_404(workers: list[Worker]) -> None:
-    """Everybody was asked, once."""
+    """Each worker was asked once."""
     status, body = await workers[0].get(77)
     assert (status, list(body)) == (404, ["error"])
     assert [worker.asked for worker in workers] == [1, 1, 1]
 
 
-async def test_a_worker_that_does_not_answer_leaves_a_doubt(workers: list[Worker]) -> None:
-    """Nobody says that an order is unknown when its owner cannot be asked."""
+async def test_a_worker_that_does_not_answer_is_503(workers: list[Worker]) -> None:
+    """If its owner does not answer, an order is not reported as unknown."""
     await workers[1].server.stop()
-    assert workers[1].url in await workers[0].doubt(31)
+    assert workers[1].url in await workers[0].error_of_503(31)
     assert (await workers[0].get(32))[0] == 200
 
 
-async def test_a_worker_that_reads_its_table_leaves_a_doubt(workers: list[Worker]) -> None:
-    """During recovery an order may be there; between assignments it is not told which come."""
+async def test_a_worker_that_reads_its_table_is_503(workers: list[Worker]) -> None:
+    """The table may get the order, during recovery and between assignments."""
     await workers[1].bench.deliveries.revoking()
     for worker in workers:
-        assert "reading its table" in await worker.doubt()
+        assert "reading its table" in await worker.error_of_503()
     workers[1].bench.recovery.released.clear()
     workers[1].bench.deliveries.assigned([4])
     await eventually(lambda: workers[1].bench.recovery.reads[-1] == (4,))
     for worker in workers[:2]:
-        assert "reading its table" in await worker.doubt()
+        assert "reading its table" in await worker.error_of_503()
     workers[1].bench.recovery.released.set()
 
 
-async def test_a_table_without_its_history_leaves_a_doubt(workers: list[Worker]) -> None:
-    """Where the changelog cannot be read, what came since is known; a failed store has nothing."""
+async def test_a_table_without_its_history_is_503(workers: list[Worker]) -> None:
+    """Without the changelog only newer orders are known; a failed store knows none."""
     await workers[1].bench.deliveries.revoking()
     workers[1].bench.recovery.unreadable = True
     await workers[1].have(entry(31, 1))
@@ -180,33 +180,33 @@ async def test_a_table_without_its_history_leaves_a_doubt(workers: list[Worker])
     workers[2].bench.finish(35, partition=2)
     for worker in workers:
         for order_id in (77, 32, 35):
-            assert "is incomplete" in await worker.doubt(order_id)
+            assert "is incomplete" in await worker.error_of_503(order_id)
         assert [(await worker.get(known))[0] for known in (30, 34)] == [200] * 2
 
 
 @pytest.mark.parametrize(
     ("owners", "partitions", "words"),
     [
-        # On machines of their own, each under 127.0.0.1: none can ask the others.
+        # Workers on different machines, each with the address 127.0.0.1.
         ({0: 0, 1: 0, 2: 0}, 3, r"partition 1, 2, tells the same address.*ADVERTISED_URL"),
-        # Its worker may be one that tells no address; the last partition is none the less one.
+        # The partition's worker may publish no address.
         ({0: 0, 2: 2}, 3, "partition 1 is not known"),
         ({0: 0, 1: 1, 2: 2}, 4, "partition 3 is not known"),
         ({0: 0, 1: 1, 2: 2}, 0, "kafka-1:9092"),
     ],
 )
-async def test_a_partition_whose_worker_cannot_be_asked_leaves_a_doubt(
+async def test_a_partition_whose_worker_cannot_be_asked_is_503(
     workers: list[Worker], owners: dict[int, int], partitions: int, words: str
 ) -> None:
-    """The answer names the partition, or why Kafka does not say how many there are."""
+    """The answer names the partition, or why the number of partitions is unknown."""
     for worker in workers:
         worker.owners = {number: workers[owner].url for number, owner in owners.items()}
         worker.partitions = partitions
-    assert re.search(words, await workers[0].doubt())
+    assert re.search(words, await workers[0].error_of_503())
 
 
-async def test_an_address_that_is_another_workers_leaves_a_doubt(workers: list[Worker]) -> None:
-    """Whoever answers under it answers for itself, not for the one that was meant."""
+async def test_an_address_of_another_worker_is_503(workers: list[Worker]) -> None:
+    """The worker that answers there does not answer for the intended one."""
     meant, asking = workers[0], Worker()
     asking.owners = {0: f"http://localhost:{meant.port}"}
     asking.partitions = 1
@@ -217,28 +217,28 @@ async def test_an_address_that_is_another_workers_leaves_a_doubt(workers: list[W
     assert "another worker's" in str(found.body["error"])
 
 
-async def test_partitions_that_moved_leave_a_doubt(workers: list[Worker]) -> None:
-    """A worker that has not heard yet who has what now asks the wrong ones."""
+async def test_partitions_that_moved_are_503(workers: list[Worker]) -> None:
+    """A worker with old assignments asks the wrong workers."""
     for worker in workers[1:]:
         worker.owners = worker.owners | {0: workers[1].url}
-    assert "partitions have moved" in await workers[0].doubt()
+    assert "partitions have moved" in await workers[0].error_of_503()
 
 
-async def test_a_worker_without_a_table_leaves_a_doubt(workers: list[Worker]) -> None:
-    """It may have finished the order, and keeps no entries: 404 is for its own askers alone."""
+async def test_a_worker_without_a_table_is_503(workers: list[Worker]) -> None:
+    """It may have finished the order without an entry; only its own page answers 404."""
     without = Worker(table=False)
     await without.server.start()
     for worker in workers:
         worker.owners = worker.owners | {3: without.url}
         worker.partitions = 4
-    assert "DELIVERIES_STORE=off" in await workers[0].doubt()
+    assert "DELIVERIES_STORE=off" in await workers[0].error_of_503()
     assert (await without.get(77))[0] == 404
     assert (await workers[0].get(31))[0] == 200
     await without.server.stop()
 
 
 async def test_a_time_beyond_all_years_is_left_out(workers: list[Worker]) -> None:
-    """Timestamps in microseconds are delivered, and shown, as any other."""
+    """Records with timestamps in microseconds are shown, without the time."""
     odd = msgspec.structs.replace(entry(33, 0), published_ms=1_766_140_200_000_000)
     await workers[0].take_over(odd)
     for worker in workers:
@@ -250,7 +250,7 @@ async def test_a_time_beyond_all_years_is_left_out(workers: list[Worker]) -> Non
     "order_id", ["7f3a5c1e-0d7e-4b57-9a53-0c1d6a2b9e01", "a/b?c #%2F", "주문", int("9" * 4300)]
 )
 async def test_an_id_may_be_text_or_a_long_number(workers: list[Worker], order_id: OrderId) -> None:
-    """Whatever events may hold, the owner is asked for this order and no other page."""
+    """For any valid id, the owner is asked for exactly this order."""
     await workers[0].take_over(entry(order_id, 0))
     for worker in workers:
         status, body = await worker.get(order_id)
@@ -258,7 +258,7 @@ async def test_an_id_may_be_text_or_a_long_number(workers: list[Worker], order_i
 
 
 async def test_an_order_that_may_come_is_not_unknown(workers: list[Worker]) -> None:
-    """Its partition's worker says how many records it has not read; other backlogs do not count."""
+    """The error has the number of unread records of its partition; others do not count."""
     workers[1].unread = 1200
     for worker in workers:
         status, body = await worker.get(34)
@@ -271,11 +271,11 @@ async def test_an_order_that_may_come_is_not_unknown(workers: list[Worker]) -> N
         assert (await worker.get(35))[0] == 404
     workers[1].unread = -1
     for worker in workers:
-        assert "of partition 1 is not read" in await worker.doubt(34)
+        assert "of partition 1 is not read" in await worker.error_of_503(34)
 
 
 async def test_an_order_that_is_saved_is_not_unknown(workers: list[Worker]) -> None:
-    """A row that waits is found in whichever worker's table it is, also with a backlog."""
+    """A pending row is found in any worker's fallback table, also with a backlog."""
     row_id = await workers[2].rows.save(NewMessage("t", b"34", b"{}", error_message="down"))
     workers[1].unread = 7
     for worker in workers:
@@ -285,7 +285,7 @@ async def test_an_order_that_is_saved_is_not_unknown(workers: list[Worker]) -> N
         assert body["worker"] == workers[2].url
     workers[2].rows.error = DatabaseUnavailable("gone")
     workers[1].unread = 0
-    assert "the fallback table does not answer" in await workers[2].doubt(34)
+    assert "the fallback table does not answer" in await workers[2].error_of_503(34)
 
 
 async def _redirect(request: web.Request) -> web.StreamResponse:
@@ -329,26 +329,26 @@ def _says(body: bytes, content_type: str = "application/json") -> Handler:
         _says(b""),
     ],
 )
-async def test_whatever_answers_at_a_workers_address_leaves_a_doubt(
+async def test_a_foreign_answer_at_a_workers_address_is_503(
     workers: list[Worker], page: Handler
 ) -> None:
-    """It is not followed elsewhere, takes no memory, and does no harm."""
+    """Redirects are not followed, and the size is limited."""
     foreign = web.Application()
     foreign.router.add_get("/orders/{order_id}", page)
     foreign.router.add_get("/elsewhere", _elsewhere)
     async with TestServer(foreign) as server:
         workers[0].owners = workers[0].owners | {1: str(server.make_url("/"))}
-        assert "does not say" in await workers[0].doubt(31)
+        assert "does not say" in await workers[0].error_of_503(31)
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "file:///etc/passwd", "no url", ""])
-async def test_an_address_that_is_none_leaves_a_doubt(workers: list[Worker], url: str) -> None:
-    """A member of the group may tell anything."""
+async def test_an_invalid_address_is_503(workers: list[Worker], url: str) -> None:
+    """A group member may publish any address."""
     workers[0].owners = workers[0].owners | {1: url}
-    assert "does not say" in await workers[0].doubt(31)
+    assert "does not say" in await workers[0].error_of_503(31)
 
 
-async def test_before_the_first_assignment_nobody_is_known(workers: list[Worker]) -> None:
+async def test_before_the_first_assignment_an_order_is_503(workers: list[Worker]) -> None:
     """A worker that has just started cannot say that an order is unknown."""
     workers[0].owners = {}
-    assert "not known yet" in await workers[0].doubt()
+    assert "not known yet" in await workers[0].error_of_503()

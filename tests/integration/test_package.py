@@ -19,7 +19,7 @@ LIMIT_SECONDS = 300
 
 
 def _run(*command: str, **environment: str) -> str:
-    """Run a command of this Python from the project's root; its output."""
+    """Run a command of this Python in the root; returns its output."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -36,7 +36,7 @@ def _run(*command: str, **environment: str) -> str:
 
 
 def _requirements(package: str, extras: set[str]) -> set[tuple[str, frozenset[str]]]:
-    """What a package that is installed here asks for, with these extras."""
+    """The requirements of an installed package, with these extras."""
     found = set()
     for text in importlib.metadata.requires(package) or ():
         one = Requirement(text)
@@ -47,7 +47,7 @@ def _requirements(package: str, extras: set[str]) -> set[tuple[str, frozenset[st
 
 
 def _closure() -> set[str]:
-    """Every package that ``pip install order-relay`` installs besides it."""
+    """Every other package that ``pip install order-relay`` installs."""
     waiting, seen = [("order-relay", frozenset[str]())], set()
     while waiting:
         one = waiting.pop()
@@ -99,7 +99,7 @@ def test_the_wheel_has_the_engine_alone(tmp_path: Path) -> None:
 
 
 def test_a_command_without_the_workers_packages_says_what_to_install() -> None:
-    """An order service's installation has the command, too, but not what it is made of."""
+    """An order service's installation has the command without its dependencies."""
     code = "import sys; sys.modules['click'] = None; import order_relay.__main__"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False

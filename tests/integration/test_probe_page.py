@@ -37,7 +37,7 @@ class Served:
         assert self.waits
 
     def probe_now(self) -> str:
-        """As the dispatcher of a consumer that is not paused."""
+        """Like the dispatcher of a consumer that is not paused."""
         return "" if self.breaker.probe_now() else "nothing to probe: the breaker is closed"
 
     @property
@@ -72,7 +72,7 @@ async def serving(token: str | None = None) -> AsyncIterator[Served]:
 
 
 async def test_a_probe_is_let_go_while_the_breaker_is_open() -> None:
-    """202, and the next probe need not wait any more."""
+    """202, and the next probe goes at once."""
     async with serving() as served:
         served.open_breaker()
         status, body, _ = await served.request()
@@ -80,8 +80,8 @@ async def test_a_probe_is_let_go_while_the_breaker_is_open() -> None:
         assert not served.waits
 
 
-async def test_with_a_token_only_who_brings_it_may_probe() -> None:
-    """401 for all others, also while nothing is to be probed; the answer has no token."""
+async def test_with_a_token_a_probe_needs_it() -> None:
+    """401 without the token, even if the breaker is closed; the answer has no token."""
     async with serving(TOKEN) as served:
         assert (await served.request())[0] == 401
         served.open_breaker()
@@ -95,7 +95,7 @@ async def test_with_a_token_only_who_brings_it_may_probe() -> None:
 
 
 async def test_without_a_token_only_this_machine_may_probe() -> None:
-    """403 for what comes from another site's page; the console's is the worker's own."""
+    """403 for a request from another site's page; the worker's own console may probe."""
     async with serving() as served:
         served.open_breaker()
         status, body, _ = await served.request(headers={"Origin": "http://evil.example"})
@@ -108,7 +108,7 @@ async def test_without_a_token_only_this_machine_may_probe() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD"])
 async def test_other_methods_change_nothing(method: str) -> None:
-    """405, as everywhere."""
+    """They get 405."""
     async with serving() as served:
         served.open_breaker()
         status, _, headers = await served.request(method)

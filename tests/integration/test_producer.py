@@ -1,4 +1,4 @@
-"""The producer on the embedded cluster: a publish ends acknowledged or refused, never silently."""
+"""The producer on the embedded cluster: every publish ends acknowledged or refused."""
 
 import asyncio
 from typing import Any, cast
@@ -41,7 +41,7 @@ async def test_a_record_is_acknowledged_and_read_back_as_it_was(stage: Stage) ->
 
 
 async def test_many_at_once_are_all_acknowledged_in_order(stage: Stage) -> None:
-    """A thousand sends at once: each has an offset of its own, in the order they were made."""
+    """A thousand sends at once get increasing offsets, in the order of the calls."""
     async with producing(stage) as producer:
         acks = await asyncio.gather(
             *(producer.send(stage.topic, key=b"one", value=b"%d" % n) for n in range(1000))
@@ -60,11 +60,11 @@ async def _settled(
     await eventually(lambda: calls, 30, "the records to be settled")
 
     async def all_told() -> bool:
-        # Whatever else was to be told has been told before this record's acknowledgement.
+        # All earlier callbacks come before this record's acknowledgement.
         try:
             await producer.send(topic, key=b"after", value=b"", partition=0)
         except PublishRefused as refusal:
-            if refusal.code != "_QUEUE_FULL":  # those between the first and the last are under way
+            if refusal.code != "_QUEUE_FULL":  # the others are still in flight
                 raise
             return False
         return True
@@ -75,7 +75,7 @@ async def _settled(
 
 
 async def test_records_that_are_enqueued_are_settled_together(stage: Stage) -> None:
-    """One call for all of them, with the offset of the first; a single one, too."""
+    """One callback for all of them, with the first offset; also for a single record."""
     async with producing(stage) as producer:
         records: list[KeyAndValue] = [(b"%d" % n, b"v" if n % 2 else None) for n in range(100)]
         assert await _settled(producer, stage.topic, records) == (0, None)
@@ -88,14 +88,14 @@ async def test_records_that_are_enqueued_are_settled_together(stage: Stage) -> N
 
 
 async def test_what_another_writes_in_between_is_seen(stage: Stage) -> None:
-    """Then no offset is told: whether all records are there is not certain."""
+    """Then there is no offset, as some records may be missing."""
     async with producing(stage, producer_delivery_timeout_ms=20_000) as producer:
         calls: list[tuple[int | None, Refusal | None]] = []
         client = cast(Producer, producer._producer)
         records: list[KeyAndValue] = [(b"1", b"v"), (b"2", b"v")]
 
         class Interrupted:
-            """Kafka's client; another record comes after each."""
+            """Kafka's client, with another record after each."""
 
             def produce(self, topic: str, *arguments: Any) -> None:
                 client.produce(topic, *arguments)
@@ -111,7 +111,7 @@ async def test_what_another_writes_in_between_is_seen(stage: Stage) -> None:
 async def test_records_that_kafka_refuses_are_settled_with_the_others(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """The call has an error that says why."""
+    """The callback gets the reason."""
     async with producing(stage) as producer:
         await producer.ping()
         embedded.refuse(KafkaError.INVALID_RECORD, 1)
@@ -126,7 +126,7 @@ async def test_records_that_kafka_refuses_are_settled_with_the_others(
 async def test_records_that_the_client_does_not_take_are_settled_with_the_others(
     stage: Stage, number: int
 ) -> None:
-    """Wherever the one that is too large stands among the others."""
+    """A record that is too large fails all, at any position."""
     async with producing(stage) as producer:
         records: list[KeyAndValue] = [(None, b"v")] * 1000
         records[number] = (None, bytes(100_000_001))
@@ -139,7 +139,7 @@ async def test_records_that_the_client_does_not_take_are_settled_with_the_others
 async def test_too_many_records_for_the_client_are_settled_with_the_others(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it has no room for is refused, and with it the whole."""
+    """If the client has no room for some records, all are refused."""
     config = producer_module.producer_config
     few = {"queue.buffering.max.messages": 10}
     monkeypatch.setattr(producer_module, "producer_config", lambda given: config(given) | few)
@@ -153,7 +153,7 @@ async def test_too_many_records_for_the_client_are_settled_with_the_others(
 async def test_retryable_errors_of_kafka_are_outlived(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """A broker that lacks replicas for a moment costs time, not the record, and no duplicate."""
+    """While a broker briefly lacks replicas, the record waits, and is written once."""
     async with producing(stage, producer_delivery_timeout_ms=20_000) as producer:
         await producer.ping()
         embedded.refuse(KafkaError.NOT_ENOUGH_REPLICAS, 2)
@@ -162,10 +162,10 @@ async def test_retryable_errors_of_kafka_are_outlived(
     assert len(await stage.records()) == 1
 
 
-async def test_a_record_that_kafka_has_already_is_acknowledged_without_a_place(
+async def test_a_record_that_kafka_has_already_is_acknowledged_without_an_offset(
     embedded: EmbeddedKafka, stage: Stage
 ) -> None:
-    """After a lost answer Kafka may only say that it has the record: no offset is made up."""
+    """After a lost answer Kafka may confirm a record without its offset."""
     async with producing(stage) as producer:
         await producer.ping()
         embedded.refuse(KafkaError.DUPLICATE_SEQUENCE_NUMBER, 1)
@@ -180,7 +180,7 @@ async def test_a_record_that_kafka_has_already_is_acknowledged_without_a_place(
 async def test_a_refused_record_does_not_harm_the_next(
     embedded: EmbeddedKafka, stage: Stage, code: int, error: type[Exception]
 ) -> None:
-    """What Kafka refuses ends with an error that says why; the producer goes on."""
+    """A refused record is an error with its topic; the next one is published."""
     async with producing(stage) as producer:
         first = await producer.send(stage.topic, key=b"1", value=b"first", partition=0)
         embedded.refuse(code, 1)
@@ -193,7 +193,7 @@ async def test_a_refused_record_does_not_harm_the_next(
 
 
 async def test_a_topic_that_we_may_not_write_to(embedded: EmbeddedKafka, stage: Stage) -> None:
-    """Missing rights end in refusals for a while; granted, they need no restart."""
+    """Without rights records are refused; once granted, no restart is needed."""
     async with producing(stage) as producer:
         await producer.ping()
         embedded.refuse(KafkaError.TOPIC_AUTHORIZATION_FAILED, 1)
@@ -203,7 +203,7 @@ async def test_a_topic_that_we_may_not_write_to(embedded: EmbeddedKafka, stage: 
 
 
 async def test_a_record_over_the_clients_own_limit(stage: Stage) -> None:
-    """A record that not even librdkafka takes is refused at once."""
+    """A record above librdkafka's own limit is refused at once."""
     async with producing(stage) as producer:
         with pytest.raises(RecordTooLarge) as refused:
             await producer.send(stage.topic, key=b"key", value=bytes(100_000_001))
@@ -212,7 +212,7 @@ async def test_a_record_over_the_clients_own_limit(stage: Stage) -> None:
 
 
 async def test_an_unknown_topic_is_refused(embedded: EmbeddedKafka, stage: Stage) -> None:
-    """A topic that does not exist ends in a refusal, and works once it exists."""
+    """An unknown topic is refused, and works once it exists."""
     topic = f"{stage.topic}-missing"
     embedded.create_topic(topic)
     embedded.set_topic_error(topic, KafkaError.UNKNOWN_TOPIC_OR_PART)
@@ -227,7 +227,7 @@ async def test_an_unknown_topic_is_refused(embedded: EmbeddedKafka, stage: Stage
 
 
 async def test_a_partition_that_does_not_exist_is_refused(stage: Stage) -> None:
-    """An impossible partition is a refusal, not a wait for ever."""
+    """An impossible partition is refused instead of waiting for ever."""
     async with producing(stage) as producer:
         await producer.send(stage.topic, key=b"1", value=b"v")
         with pytest.raises(PublishRefused):
@@ -235,7 +235,7 @@ async def test_a_partition_that_does_not_exist_is_refused(stage: Stage) -> None:
 
 
 async def test_no_broker_means_refused_until_one_is_back(fragile: EmbeddedKafka) -> None:
-    """With all brokers gone a publish is refused in its time; when they return it works again."""
+    """Without brokers a publish is refused after its time-out; it works when they return."""
     stage = fragile.stage()
     async with producing(stage) as producer:
         await producer.send(stage.topic, key=b"1", value=b"before", partition=0)
@@ -263,7 +263,7 @@ async def _sends(producer: KafkaProducer, topic: str) -> bool:
 
 
 async def test_a_leader_that_is_gone_for_a_moment(fragile: EmbeddedKafka) -> None:
-    """Sends begun while brokers are away are acknowledged when they come back in time."""
+    """Sends begun while brokers are down are acknowledged if these return in time."""
     stage = fragile.stage()
     async with producing(stage, producer_delivery_timeout_ms=30_000) as producer:
         await producer.ping()
@@ -281,7 +281,7 @@ async def test_a_leader_that_is_gone_for_a_moment(fragile: EmbeddedKafka) -> Non
 
 
 async def test_stop_ends_pending_sends(fragile: EmbeddedKafka) -> None:
-    """Nobody waits for ever for a producer that was stopped."""
+    """Stopping the producer refuses the sends that still wait."""
     stage = fragile.stage()
     producer = KafkaProducer(stage.settings())
     await producer.start()
@@ -290,7 +290,7 @@ async def test_stop_ends_pending_sends(fragile: EmbeddedKafka) -> None:
     sends = [
         asyncio.create_task(producer.send(stage.topic, key=b"1", value=b"v")) for _ in range(3)
     ]
-    await asyncio.sleep(0)  # each of them has been handed to librdkafka
+    await asyncio.sleep(0)  # hands each to librdkafka
     await producer.stop(timeout_seconds=0.1)
     ended = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 10)
     assert [type(one) for one in ended] == [PublishRefused] * 3
@@ -299,7 +299,7 @@ async def test_stop_ends_pending_sends(fragile: EmbeddedKafka) -> None:
 
 
 async def test_a_producer_that_was_never_started(stage: Stage) -> None:
-    """Before its start it refuses; stopping it does nothing."""
+    """It refuses records; stopping it does nothing."""
     producer = KafkaProducer(stage.settings())
     with pytest.raises(PublishRefused, match="not running"):
         await producer.send(stage.topic, key=b"1", value=b"v")
@@ -313,7 +313,7 @@ async def test_a_producer_that_was_never_started(stage: Stage) -> None:
 async def test_a_cancelled_send_harms_nothing(
     fragile: EmbeddedKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever gives up waiting leaves no error behind, whichever way the record ends."""
+    """A cancelled wait logs no error when the record ends later."""
     stage = fragile.stage()
     async with producing(stage) as producer:
         await producer.ping()
@@ -322,7 +322,7 @@ async def test_a_cancelled_send_harms_nothing(
             await asyncio.wait_for(producer.send(stage.topic, key=b"1", value=b"v"), 0.05)
         fragile.up()
         await eventually(lambda: _sends(producer, stage.topic), 20, "Kafka takes records again")
-    # Where asyncio reports errors that nobody has taken.
+    # asyncio would log an unhandled error.
     assert not [line for line in caplog.records if line.name == "asyncio"]
 
 
@@ -333,13 +333,13 @@ async def test_a_cancelled_send_harms_nothing(
         (KafkaError.CLUSTER_AUTHORIZATION_FAILED, INIT_PRODUCER_ID),
     ],
 )
-async def test_a_client_that_failed_for_good_is_replaced(
+async def test_a_client_with_a_fatal_error_is_replaced(
     embedded: EmbeddedKafka, stage: Stage, code: int, api_key: int
 ) -> None:
-    """What it had is refused, Kafka counts as away, and then records are published again."""
+    """Its records are refused as unanswered, then a new client publishes."""
     embedded.refuse(code, 1, api_key)
     async with producing(stage) as producer:
-        # Only a second record shows a broker that lost the first one.
+        # The error appears only with a second record.
         sends = (producer.send(stage.topic, key=b"k", value=b"%d" % n) for n in range(2))
         outcomes = await asyncio.gather(*sends, return_exceptions=True)
         refused = [one for one in outcomes if isinstance(one, PublishRefused)]

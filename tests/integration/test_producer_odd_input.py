@@ -1,4 +1,4 @@
-"""What the producer is given by rows, headers and records of others, whatever it is."""
+"""Any input to the producer from rows, headers and records of other programs."""
 
 import asyncio
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ FINE = {"topic": "t", "key": b"k", "value": b"v"}
 def nowhere() -> Iterator[tuple[asyncio.Runner, KafkaProducer]]:
     """A producer whose brokers never answer, and the loop that it runs in."""
     stage = Stage("127.0.0.1:1", topic="t", dlq_topic="d", group_id="g")
-    # Records that were taken end soon, however long a search goes on.
+    # Records that were taken expire soon.
     producer = KafkaProducer(
         stage.settings(producer_request_timeout_ms=500, producer_delivery_timeout_ms=1500)
     )
@@ -48,9 +48,9 @@ def nowhere() -> Iterator[tuple[asyncio.Runner, KafkaProducer]]:
 
 
 async def _taken_or_refused(producer: KafkaProducer, record: dict[str, Any]) -> bool:
-    """Whether the client takes a record; what else it raises fails the test."""
+    """Whether the client takes a record; an unexpected error fails the test."""
     sending = asyncio.ensure_future(producer.send(**record))
-    await asyncio.sleep(0)  # now it has been handed to the client, or refused
+    await asyncio.sleep(0)  # hands it to the client, or refuses it
     if not sending.done():
         sending.cancel()
         return True
@@ -67,7 +67,7 @@ async def _taken_or_refused(producer: KafkaProducer, record: dict[str, Any]) -> 
 def test_a_record_is_taken_or_refused(
     nowhere: tuple[asyncio.Runner, KafkaProducer], record: dict[str, Any]
 ) -> None:
-    """Whatever it is made of, it neither ends the process nor raises what no caller expects."""
+    """No input crashes the process or raises an unexpected error."""
     runner, producer = nowhere
     assert runner.run(_taken_or_refused(producer, FINE))
     runner.run(_taken_or_refused(producer, record))
@@ -82,10 +82,10 @@ def test_a_record_is_taken_or_refused(
     ],
     ids=ascii,
 )
-def test_what_cannot_be_a_record_is_refused_for_good(
+def test_an_impossible_record_is_refused_permanently(
     nowhere: tuple[asyncio.Runner, KafkaProducer], wrong: dict[str, Any], words: str
 ) -> None:
-    """The error names the cause, and no attempt is spent on another try."""
+    """The error names the cause, and is permanent."""
     runner, producer = nowhere
     with pytest.raises(RelayError, match=words) as refused:
         runner.run(producer.send(**(FINE | wrong)))
@@ -93,14 +93,14 @@ def test_what_cannot_be_a_record_is_refused_for_good(
 
 
 async def test_rows_that_cannot_be_records_fail_alone(stage: Stage, sqlite_url: str) -> None:
-    """Rows by plain SQL with impossible names are FAILED, and say why; others are published."""
+    """Rows with impossible header names are FAILED with the reason; others are published."""
     store = FallbackTable(sqlite_url)
     await store.open()
     for number in range(4):
         await store.save(NewMessage(stage.topic, b"%d" % number, order_value(number)))
     await change(store, 1, headers='{"\\ud800":"x"}')
     await change(store, 2, headers='[["a\\u0000b","x"]]')
-    # There is no such partition, so that the key decides.
+    # This partition does not exist: the key decides.
     await change(store, 3, message_partition=str(2**40))
     producer = KafkaProducer(stage.settings())
     await producer.start()

@@ -1,4 +1,4 @@
-"""The worker's fallback table on a real SQLite file: opened first, or nothing is written."""
+"""The worker's fallback table on a real SQLite file and on PostgreSQL, with their faults."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ from tests.support.waiting import eventually
 
 
 async def test_a_table_that_is_not_open_keeps_nothing(tmp_path: Path) -> None:
-    """Saving is refused until the table is up to date, then it works."""
+    """Saving is refused until the table is open."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
     with pytest.raises(DatabaseUnavailable, match="not open yet"):
         await table.save(message())
@@ -57,7 +57,7 @@ async def test_a_table_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         await table.save(message())
     assert not await table.find(RowFilter())
     await table.close()
-    # Nor is one that takes the place of ours.
+    # The same for a file that replaces ours.
     late = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/late.db")
     await late.open()
     _take_its_place(tmp_path / "relay.db", tmp_path / "late.db")
@@ -67,20 +67,20 @@ async def test_a_table_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_is_missing(tmp_path: Path) -> None:
-    """A file that cannot be made is the database's trouble, in one line."""
+    """A file that cannot be created is DatabaseUnavailable, in one line."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/missing/relay.db")
     with pytest.raises(DatabaseUnavailable) as raised:
         await table.open()
     assert "\n" not in str(raised.value)
     await table.close()
-    # The driver's thread tells the loop of its end, which must be there to hear it.
+    # The driver's thread reports its end to the loop, which must still run.
     await eventually(lambda: not [one for one in threading.enumerate() if _is_drivers(one)])
 
 
-def test_the_place_has_no_password_and_the_whole_path(
+def test_the_location_has_no_password_and_the_whole_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What people read leads them to the database and gives nothing away."""
+    """The location in messages has the whole path and no password."""
     monkeypatch.chdir(tmp_path)
     assert FallbackTable("sqlite:///relay.db").location == (
         f"sqlite+aiosqlite:///{tmp_path}/relay.db"
@@ -90,7 +90,7 @@ def test_the_place_has_no_password_and_the_whole_path(
 
 
 def test_a_url_that_names_no_database() -> None:
-    """It is refused before anything is connected."""
+    """It is refused before connecting."""
     with pytest.raises(InvalidDatabaseUrl, match="must name a file"):
         FallbackTable("sqlite://")
 
@@ -105,7 +105,7 @@ def test_a_url_that_names_no_database() -> None:
 async def test_a_database_that_only_reads(
     request: pytest.FixtureRequest, url_of: str, read_only: str
 ) -> None:
-    """It is counted, and a write that changes nothing shows that nothing can be saved."""
+    """Rows can be counted; a write that changes nothing shows that saving is impossible."""
     table = FallbackTable(request.getfixturevalue(url_of))
     await table.open()
 
@@ -125,7 +125,7 @@ async def test_a_database_that_only_reads(
 
 
 async def test_a_table_that_did_not_open_says_why_once(tmp_path: Path) -> None:
-    """What is not saved then has the reason of the opening, in the same words."""
+    """A later save fails with the same message as the opening."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/none/relay.db")
     with pytest.raises(DatabaseUnavailable) as opening:
         await table.open()
@@ -140,7 +140,7 @@ async def test_a_table_that_did_not_open_says_why_once(tmp_path: Path) -> None:
 async def test_the_rights_that_a_worker_needs(
     postgres_server: PostgresServer, lacking: str
 ) -> None:
-    """The documented ones are enough; without one of them, it shows before a row needs it."""
+    """The documented rights are enough; a missing one is found before a row needs it."""
     name = postgres_server.create_database()
     owner = FallbackTable(postgres_server.url(name))
     await owner.open()
@@ -175,7 +175,7 @@ async def test_the_rights_that_a_worker_needs(
 
 @pytest.mark.parametrize("write", ["save", "claim"])
 async def test_a_full_disk(tmp_path: Path, write: str) -> None:
-    """A save or a claim that failed shows as well: a smaller write may have found room."""
+    """A failed save or claim fails the next check, although the check's own write may fit."""
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
     await table.open()
     for _ in range(100):
@@ -184,7 +184,7 @@ async def test_a_full_disk(tmp_path: Path, write: str) -> None:
 
     @sa.event.listens_for(table.engine.sync_engine, "connect")
     def is_full(connection: Any, _record: object) -> None:
-        connection.cursor().execute("PRAGMA max_page_count = 1")  # no more than it has
+        connection.cursor().execute("PRAGMA max_page_count = 1")  # not one page more
 
     large = message(bytes(100_000))
     failing = table.save(large) if write == "save" else table.claim(limit=100, lease_seconds=60)
@@ -199,7 +199,7 @@ async def test_a_full_disk(tmp_path: Path, write: str) -> None:
 async def test_a_file_that_another_program_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writers wait side by side, not each in turn: all are refused before a second wait ends."""
+    """Writers wait at the same time, not in turn: all are refused within two time-outs."""
     for module in (engine, fallback_table):
         monkeypatch.setattr(module, "SQLITE_BUSY_TIMEOUT_SECONDS", 1.0)
     table = FallbackTable(f"sqlite+aiosqlite:///{tmp_path}/relay.db")
@@ -223,7 +223,7 @@ async def test_a_file_that_another_program_locks(
 
 
 async def test_a_server_that_closes_the_connection() -> None:
-    """As a proxy does whose database is down: the reason is not a function of the driver."""
+    """As a proxy does whose database is down: the error has a readable reason."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     table = FallbackTable(f"postgresql://{USER}@127.0.0.1:{port}/orders")
@@ -236,7 +236,7 @@ async def test_a_server_that_closes_the_connection() -> None:
 async def test_closing_does_not_wait_for_a_server_that_hangs(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    """The driver would wait for an answer on each connection."""
+    """The driver alone would wait on each connection."""
     table = FallbackTable(postgres_url)
     await table.open()
     await table.stats()
@@ -301,15 +301,15 @@ def linked(tmp_path: Path) -> Path:
 
 
 @HARMS
-async def test_a_file_that_is_gone_is_told_of_and_opened_anew(
+async def test_a_deleted_file_is_logged_and_opened_anew(
     linked: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
 ) -> None:
-    """What is saved after it is in the file of that name, and still there after a restart."""
+    """Later saves are in the new file, and still there after a restart."""
     told = list[str]()
     url = f"sqlite+aiosqlite:///{linked}"
     table = FallbackTable(url, on_replaced=lambda: told.append("replaced"))
     await table.open()
-    # Several connections are open: none of them is used again.
+    # Open several connections, which must not be reused.
     await asyncio.gather(table.save(message()), *(table.stats() for _ in range(4)))
     await table.stats()
     harm(linked)
@@ -332,7 +332,7 @@ async def test_a_file_that_is_gone_is_told_of_and_opened_anew(
 async def test_a_save_counts_only_if_its_file_is_still_there(
     linked: Path, harm: Callable[[Path], None]
 ) -> None:
-    """A file that goes before the commit: the save is refused, and the next one holds."""
+    """If the file vanishes before the commit, the save is refused; the next one works."""
     table = FallbackTable(f"sqlite+aiosqlite:///{linked}")
     await table.open()
     await table.save(message())
@@ -348,9 +348,9 @@ async def test_a_save_counts_only_if_its_file_is_still_there(
 async def test_an_empty_file_that_another_connection_made_is_seen(
     linked: Path, harm: Callable[[Path], None]
 ) -> None:
-    """A sweep comes first, before anything asks about the file; the next save holds.
+    """A sweep connects before the file is checked; the next save still works.
 
-    Its new connection may get the inode of the file that was deleted: no difference shows.
+    Its new file may get the inode of the deleted one, so that they look the same.
     """
     told = list[str]()
     url = f"sqlite+aiosqlite:///{linked}"
@@ -369,7 +369,7 @@ async def test_an_empty_file_that_another_connection_made_is_seen(
 async def test_a_file_that_goes_while_the_table_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty file is no open table: opening fails, and works when it is tried again."""
+    """Opening fails for an empty file, and works when it is tried again."""
 
     async def migrate_in_vain(url: str) -> Revisions:
         migrated = await migrate(url)
@@ -389,7 +389,7 @@ async def test_a_file_that_goes_while_the_table_is_opened(
 
 
 async def test_a_file_whose_place_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Saves are refused until the folder is back; it is told once."""
+    """Saves are refused until the folder is back; one line is logged."""
     folder = tmp_path / "data"
     folder.mkdir()
     table = FallbackTable(f"sqlite+aiosqlite:///{folder}/relay.db")

@@ -1,4 +1,4 @@
-"""Joining the group that stores what was redriven, at brokers that take their time."""
+"""Joining the redrive group at slow brokers."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.support.embedded import PARTITIONS, EmbeddedKafka
 
 
 async def test_joining_may_take_longer_than_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brokers let a first member wait for others, which says nothing about their being away."""
+    """Brokers delay the first member of a group: that is not an outage."""
     monkeypatch.setattr(redrive_group, "ASK_SECONDS", 1.0)
     with EmbeddedKafka() as kafka:
         kafka.first_join_delay(2_000)
@@ -19,7 +19,7 @@ async def test_joining_may_take_longer_than_an_answer(monkeypatch: pytest.Monkey
 
 
 async def test_joining_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coordinator that hangs is no other redrive: a person would look for the wrong thing."""
+    """A coordinator that hangs is an outage, not another redrive."""
     monkeypatch.setattr(redrive_group, "JOIN_SECONDS", 0.5)
     with EmbeddedKafka() as kafka:
         kafka.first_join_delay(10_000)

@@ -1,4 +1,4 @@
-"""``make release``: what it builds is complete, says the version, and is the same each time."""
+"""``make release``: its files are complete, have the version, and are reproducible."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def _run(*command: str, folder: Path, **environment: str) -> subprocess.Complete
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the files of this one, whose changelog has a section of the version."""
+    """A copy of this repository, whose changelog has a section for the version."""
     folder = tmp_path_factory.mktemp("release") / "checkout"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -75,14 +75,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dist(checkout: Path) -> Path:
-    """What ``make release`` built."""
+    """``make release``'s output."""
     done = _run(*("make", "release", "ARGS=--no-image"), folder=checkout, **wheel_source(LOCKS))
     assert done.returncode == 0, done.stdout
     return checkout / "dist"
 
 
 def test_everything_is_built_with_its_sum(dist: Path) -> None:
-    """Wheel, source, chart and bill of materials, and a file of sums that match."""
+    """Wheel, source, chart and bill of materials, and a file of matching checksums."""
     names = {path.name for path in dist.iterdir()}
     assert names == {
         "SHA256SUMS", f"order-relay-{VERSION}.cdx.json", f"order-relay-{VERSION}.tgz",
@@ -94,7 +94,7 @@ def test_everything_is_built_with_its_sum(dist: Path) -> None:
 
 
 def test_the_same_commit_gives_the_same_bytes(checkout: Path, dist: Path) -> None:
-    """A second release has the same sums, and nothing of this machine in its archives."""
+    """A second release has the same checksums; archives have no local user or time."""
     first = (dist / "SHA256SUMS").read_text(encoding="utf-8")
     again = _run(
         *(".venv-release/bin/python", "-m", "scripts.release", "--no-image"), folder=checkout
@@ -111,7 +111,7 @@ def test_the_same_commit_gives_the_same_bytes(checkout: Path, dist: Path) -> Non
 
 
 def test_packages_have_the_engine_alone(dist: Path) -> None:
-    """The source has the package and no application; of the wheel test_package shows it."""
+    """The source has the package and no application; test_package checks the wheel."""
     with tarfile.open(dist / f"order_relay-{VERSION}.tar.gz") as tar:
         tops = {Path(name).parts[1] for name in tar.getnames()}
     assert {"order_relay", "pyproject.toml", "LICENSE"} <= tops
@@ -119,7 +119,7 @@ def test_packages_have_the_engine_alone(dist: Path) -> None:
 
 
 def test_the_bill_of_materials_has_each_locked_package(dist: Path) -> None:
-    """It is CycloneDX, names the relay with its version, and the packages of the lock file."""
+    """It is CycloneDX, and lists the relay's version and the packages of the lock file."""
     bill = json.loads((dist / f"order-relay-{VERSION}.cdx.json").read_text(encoding="utf-8"))
     assert bill["bomFormat"] == "CycloneDX"
     relay = bill["metadata"]["component"]
@@ -166,7 +166,7 @@ def test_helm_takes_the_chart(dist: Path) -> None:
 def test_versions_must_agree(
     checkout: Path, tmp_path: Path, change: tuple[str, str, str], said: str
 ) -> None:
-    """One line names the file that has another version, or no section for it."""
+    """One line names the file with another version or without its section."""
     for file in ("pyproject.toml", "CHANGELOG.md", "order_relay/version.py", CHART):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(checkout / file, tmp_path / file)

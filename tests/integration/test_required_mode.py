@@ -24,15 +24,15 @@ SKIPS = {
     "at_teardown": "@pytest.fixture\ndef it():\n    yield\n    pytest.skip('because')\n"
     "def test_it(it): ...",
 }
-# What pytest's summary of the run may say of one of these files.
+# How pytest's summary marks a failed file.
 FAILURES = ("FAILED ", "ERROR ", "SUBFAILED")
 
-# Each run is one for all kinds of skips: pytest's start takes longer than they do.
+# One run has all kinds of skips: starting pytest is slow.
 pytestmark = pytest.mark.xdist_group("required mode")
 
 
 class Run:
-    """A pytest of its own on small files, with the hooks of this project's conftest."""
+    """Runs pytest on small files, with the hooks of this project's conftest."""
 
     def __init__(self, folder: Path, bodies: dict[str, str], required: str) -> None:
         (folder / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
@@ -60,7 +60,7 @@ class Run:
         _, _, self._summary = done.stdout.partition("short test summary info")
 
     def failures(self, name: str) -> list[str]:
-        """The lines of the summary that call a file's test a failure or an error."""
+        """The lines of the summary that show a file's failure or error."""
         return [
             line
             for line in self._summary.splitlines()
@@ -70,13 +70,13 @@ class Run:
 
 @pytest.fixture(scope="module")
 def required(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Every kind of skip where all is required."""
+    """Every kind of skip in required mode."""
     return Run(tmp_path_factory.mktemp("required"), SKIPS, "1")
 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Every kind of skip where that is not so."""
+    """Every kind of skip without required mode."""
     return Run(tmp_path_factory.mktemp("elsewhere"), SKIPS, "0")
 
 
@@ -89,14 +89,14 @@ def test_skip_fails_where_all_is_required(required: Run, name: str) -> None:
 
 
 def test_skip_is_a_skip_elsewhere(elsewhere: Run) -> None:
-    """Without required mode no skip fails anything."""
+    """Without required mode a skip fails nothing."""
     assert elsewhere.status in {0, 5}, elsewhere.output
     assert not [line for name in SKIPS for line in elsewhere.failures(name)], elsewhere.output
     assert "skipped" in elsewhere.last_line
 
 
-def test_expected_failure_stays_one(tmp_path: Path) -> None:
-    """An expected failure is no skip."""
+def test_expected_failure_stays_expected(tmp_path: Path) -> None:
+    """An expected failure is not a skip."""
     done = Run(tmp_path, {"xfail": "@pytest.mark.xfail\ndef test_it(): assert False"}, "1")
     assert done.status == 0, done.output
     assert "1 xfailed" in done.last_line

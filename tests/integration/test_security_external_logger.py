@@ -1,4 +1,4 @@
-"""What a target sends back, and its certificate: nothing secret is passed on."""
+"""A target with a certificate that is not trusted."""
 
 import ssl
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.worker import WorkerProcess
 
 
 async def test_a_wrong_certificate_is_an_outage(embedded: EmbeddedKafka, tmp_path: Path) -> None:
-    """However long it lasts nothing is dead-lettered; the log says what it is, and it ends."""
+    """Nothing is dead-lettered, the log has the reason, and the order is delivered later."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(LOOPBACK).configure_cert(context)

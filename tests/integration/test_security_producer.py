@@ -1,4 +1,4 @@
-"""The producer where Kafka wants access tokens, and the identity provider is away."""
+"""The producer with access tokens, while the identity provider is down."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ SECRET = "hunter2"
 
 @pytest.fixture
 def provider() -> Iterator[IdentityProvider]:
-    """A provider that is not there yet."""
+    """A provider that is not started."""
     made = IdentityProvider({"relay": SECRET})
     yield made
     made.stop()
@@ -25,7 +25,7 @@ def provider() -> Iterator[IdentityProvider]:
 
 @pytest.fixture
 def settings(provider: IdentityProvider) -> Settings:
-    """Settings for it, and for brokers that are not there."""
+    """Settings for the provider, and for missing brokers."""
     return load_settings(
         kafka_bootstrap_servers="127.0.0.1:1",
         kafka_security_protocol="SASL_PLAINTEXT",
@@ -40,7 +40,7 @@ def settings(provider: IdentityProvider) -> Settings:
 async def test_the_producer_starts_without_a_token(
     provider: IdentityProvider, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A service starts while the provider is away; until there is a token nothing is sent."""
+    """The producer starts while the provider is down; without a token nothing is sent."""
     producer = KafkaProducer(settings)
     await producer.start()
     with pytest.raises(PublishRefused, match="no access token from KAFKA_SASL_OAUTH_TOKEN_URL"):
@@ -63,7 +63,7 @@ async def test_the_producer_starts_without_a_token(
 
 
 async def test_a_producer_without_a_token_can_be_stopped(settings: Settings) -> None:
-    """Its end does not wait for the provider."""
+    """Stopping does not wait for the provider."""
     producer = KafkaProducer(settings)
     await producer.start()
     await producer.stop()

@@ -1,4 +1,4 @@
-"""What is logged while nobody reads the log, and printed in an encoding that does not have it."""
+"""Logging to an unread pipe, and printing text that the encoding lacks."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ LIMIT_SECONDS = 30.0
 
 
 class Pipe(io.StringIO):
-    """A stream that takes nothing while nobody reads."""
+    """A stream that blocks writes until it is read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ def log() -> Iterator[logging.Logger]:
     logger.handlers[:] = before
 
 
-async def test_a_pipe_that_nobody_reads_makes_nobody_wait(log: logging.Logger) -> None:
-    """Lines are kept up to a limit, others are left out; the log says later how many."""
+async def test_an_unread_pipe_does_not_block(log: logging.Logger) -> None:
+    """Up to a limit lines wait, others are left out; the log later counts them."""
     pipe, left_out = Pipe(), 0
 
     def count() -> None:
@@ -63,13 +63,13 @@ async def test_a_pipe_that_nobody_reads_makes_nobody_wait(log: logging.Logger) -
 
 
 def told(pipe: Pipe) -> list[int]:
-    """How many lines were left out, as often as the log says it."""
+    """The counts of left-out lines in the log."""
     said = re.findall("Log lines left out: the log was not read count=([0-9]+)\n", pipe.getvalue())
     return [int(count) for count in said]
 
 
-def test_a_reader_that_has_left_makes_nobody_wait() -> None:
-    """A broken pipe takes nothing, and fails nothing."""
+def test_a_broken_pipe_does_not_block() -> None:
+    """A broken pipe neither blocks nor raises."""
     read, write = os.pipe()
     os.close(read)
     stream = NonBlockingStream(os.fdopen(write, "w", encoding="ascii"), max_waiting=2)
@@ -90,7 +90,7 @@ def test_what_was_logged_is_written_before_the_end() -> None:
 
 
 def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No text ends a command or a worker, whatever the locale."""
+    """Text that the locale cannot encode raises nothing."""
     written = io.BytesIO()
     for name in ("stdout", "stderr"):
         stream = io.TextIOWrapper(written, encoding="ascii", write_through=True)
@@ -105,7 +105,7 @@ def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPat
     ("command", "status"), [("publish --dry-run -", 0), ("fallback discard --all", 2)]
 )
 def test_a_stdin_that_was_closed_is_empty(command: str, status: int, tmp_path: Path) -> None:
-    """A command that is started without stdin reads nothing, and asks nothing."""
+    """A command without stdin reads nothing and asks no question."""
     ended = subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" -m order_relay {command} <&-', sys.executable],
         cwd=tmp_path,

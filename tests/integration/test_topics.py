@@ -1,4 +1,4 @@
-"""Waiting for Kafka and looking at its topics, on the embedded cluster."""
+"""Waiting for Kafka and declaring topics, on the embedded cluster."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from tests.support.stage import Stage
 
 
 class Pauses:
-    """What happens while the worker waits; it is told to stop after the last of them."""
+    """Runs the next event at each pause of the worker; "stop" ends the wait."""
 
     def __init__(self, *events: object) -> None:
         self._events = list(events)
@@ -30,7 +30,7 @@ class Pauses:
 
 @pytest.fixture(autouse=True)
 def short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A silent Kafka is noticed sooner than in production."""
+    """Notice a silent Kafka sooner than in production."""
     monkeypatch.setattr("order_relay.kafka.topics.PROBE_SECONDS", 0.5)
 
 
@@ -45,7 +45,7 @@ def _told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
 async def test_kafka_that_comes_later_is_waited_for(
     fragile: EmbeddedKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its absence is said in one line however long it lasts, and its return in another."""
+    """One line says that Kafka is down, and another that it is back."""
     stage = fragile.stage()
     fragile.down()
     pauses = Pauses(None, None, fragile.up, *[None] * 20)
@@ -59,7 +59,7 @@ async def test_kafka_that_comes_later_is_waited_for(
 
 
 async def test_waiting_ends_with_the_worker(fragile: EmbeddedKafka) -> None:
-    """A worker that is told to stop meanwhile waits no longer."""
+    """Stopping the worker ends the wait."""
     stage = fragile.stage()
     fragile.down()
     assert not await Topics(stage.settings()).wait_until_ready(Pauses(None, "stop"))
@@ -68,7 +68,7 @@ async def test_waiting_ends_with_the_worker(fragile: EmbeddedKafka) -> None:
 async def test_a_name_that_does_not_resolve_is_waited_for(
     caplog: pytest.LogCaptureFixture, stage: Stage
 ) -> None:
-    """A host that DNS does not know (yet) is an absence like any other."""
+    """A host that DNS does not know counts as Kafka being down."""
     settings = stage.settings(kafka_bootstrap_servers="kafka.invalid:9092")
     assert not await Topics(settings).wait_until_ready(Pauses("stop"))
     ((level, _),) = _told(caplog)
@@ -78,7 +78,7 @@ async def test_a_name_that_does_not_resolve_is_waited_for(
 async def test_existing_topics_are_left_alone(
     embedded: EmbeddedKafka, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Declaring what exists asks for nothing (the embedded cluster could not make a topic)."""
+    """Existing topics are not created again (the embedded cluster cannot create topics)."""
     embedded.create_topic(stage.settings().deliveries_changelog_topic)
     settings = stage.settings(topic_partitions=3)
     topics = Topics(settings)
@@ -91,7 +91,7 @@ async def test_existing_topics_are_left_alone(
 async def test_fewer_partitions_than_configured_is_a_warning(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A topic with fewer partitions is used as it is, and said so, once for each topic."""
+    """A topic with fewer partitions is used unchanged, with one warning for each topic."""
     settings = stage.settings(topic_partitions=5, deliveries_store="off")
     await Topics(settings).declare(settings)
     told = _told(caplog)
@@ -102,10 +102,10 @@ async def test_fewer_partitions_than_configured_is_a_warning(
         assert "TOPIC_PARTITIONS=5" in line
 
 
-async def test_a_slow_reader_of_a_topic_is_no_silence_of_kafka(
+async def test_a_slow_reader_of_a_topic_is_not_an_outage(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A redrive that waits for its rate, or for a broker, reads on after that."""
+    """A reader that pauses, such as a redrive with a rate, continues afterwards."""
     monkeypatch.setattr(topic_reader, "BATCH", 2)
     monkeypatch.setattr(topic_reader, "GIVE_UP_SECONDS", 0.05)
     async with producing(stage) as producer:

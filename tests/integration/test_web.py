@@ -15,7 +15,7 @@ from tests.support.standing_health import StandingDeliveries, consumer_pages, st
 
 
 class Served:
-    """A web server, and the state it shows."""
+    """A web server and its state."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,7 +50,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
-    """What was counted and what is looked at are there; the catalogue has a unit test."""
+    """The page has counters and gauges; a unit test checks the catalogue."""
     consumer = served.metrics.of("order_logging")
     consumer.watch(in_flight=lambda: 3)
     consumer.attempted("retryable", "5xx", 0.2)
@@ -68,7 +68,7 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
 
 
 async def test_health_is_a_status_with_its_reasons(served: Served) -> None:
-    """200 or 503, as readiness and liveness say."""
+    """200 or 503, with readiness or liveness as JSON."""
     status, content_type, body = await served.get("/health/ready")
     assert (status, content_type.split(";")[0]) == (503, "application/json")
     assert '"producer_connected": false' in body
@@ -86,7 +86,7 @@ async def test_health_is_a_status_with_its_reasons(served: Served) -> None:
 
 
 async def test_other_paths_and_methods_are_refused(served: Served) -> None:
-    """There is nothing else to be found, and nothing that can be changed."""
+    """Unknown paths get 404, and other methods 405."""
     assert (await served.get("/table/"))[0] == 404
     async with (
         aiohttp.ClientSession() as session,
@@ -97,7 +97,7 @@ async def test_other_paths_and_methods_are_refused(served: Served) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
 async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: str) -> None:
-    """A web page whose name was made to lead here must not read them; probes may have any name."""
+    """DNS rebinding must not read pages: foreign host names get 403, except for health checks."""
     async with aiohttp.ClientSession() as session:
 
         async def status_under(host: str, path: str, **headers: str) -> int:
@@ -122,7 +122,7 @@ async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: s
 
 
 async def test_stopping_frees_the_port() -> None:
-    """After its stop the port can be bound again, and a second stop does nothing."""
+    """After the stop the port can be bound again; a second stop does nothing."""
     one = Served()
     await one.server.start()
     await one.server.stop()

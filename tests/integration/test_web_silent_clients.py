@@ -1,4 +1,4 @@
-"""Clients that say nothing, half of it, or nothing more: the web server goes on for all others."""
+"""Silent and slow clients: the web server still serves all others."""
 
 import asyncio
 from collections import Counter
@@ -18,13 +18,13 @@ from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_ways import LOOPBACK, TOPIC, body, serving, until
 
 LIMIT_SECONDS = 60.0
-# A deadline that a test must sit through; other clients must keep it on a busy machine, too.
+# A deadline that tests wait for; other clients must meet it on a busy machine, too.
 HEAD_SECONDS = 2.0
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Client:
-    """A connection of one's own."""
+    """One connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -47,7 +47,7 @@ class Client:
             return status
 
     async def end(self, seconds: float = LIMIT_SECONDS) -> bytes:
-        """All that comes until the server closes the connection.
+        """Everything received until the server closes the connection.
 
         Raises:
             TimeoutError: It did not.
@@ -59,7 +59,7 @@ class Client:
             return b""
 
     async def trickle(self, data: bytes) -> bytes:
-        """Send byte by byte until the server closes the connection; give what it said."""
+        """Send byte by byte until the server closes the connection; returns its answer."""
         for byte in data:
             with suppress(TimeoutError, ConnectionError):
                 await self.say(bytes((byte,)))
@@ -73,7 +73,7 @@ class Client:
 
 @dataclass
 class Server:
-    """A web server, what stands behind it, and its clients."""
+    """A web server, its fakes and its clients."""
 
     url: str
     kafka: FakeProducer
@@ -99,13 +99,13 @@ class Server:
         return client
 
     async def live(self) -> int:
-        """What a probe is answered, on a connection of its own."""
+        """The status of a health check on a new connection."""
         headers = {"Connection": "close"}
         async with self.http.get(f"{self.url}/health/live", headers=headers) as answer:
             return answer.status
 
     async def post(self, number: int = 1) -> int:
-        """What an order is answered."""
+        """The status of a posted order."""
         headers = {"Content-Type": "application/json"}
         url = f"{self.url}/order-paid"
         async with self.http.post(url, data=body(number), headers=headers) as answer:
@@ -114,7 +114,7 @@ class Server:
 
 @asynccontextmanager
 async def server(*, limits: Limits | None = None, **connections: float) -> AsyncIterator[Server]:
-    """A server with these limits of its connections."""
+    """A server with these connection limits."""
     kafka, closed = FakeProducer(), Counter[str]()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
 
@@ -141,9 +141,9 @@ async def server(*, limits: Limits | None = None, **connections: float) -> Async
 
 
 async def test_heads_that_do_not_come() -> None:
-    """Silence, half a head, a byte now and then, half of a second head: each ends the connection.
+    """Silence, half a head, single bytes, half of a second head: each connection is closed.
 
-    One that has had its answer may rest.
+    A connection may be idle after an answer.
     """
     async with server(head_seconds=HEAD_SECONDS) as one:
         resting, again = [await (await one.connect()).say(LIVE) for _ in range(2)]
@@ -159,7 +159,7 @@ async def test_heads_that_do_not_come() -> None:
 
 
 async def test_connections_that_rest_for_too_long() -> None:
-    """A connection that has had its answer is closed in the end, too."""
+    """A connection that is idle after an answer is closed at its limit."""
     async with server(head_seconds=HEAD_SECONDS, idle_seconds=0.01) as one:
         resting = await (await one.connect()).say(LIVE)
         assert await resting.status() == 200
@@ -168,18 +168,18 @@ async def test_connections_that_rest_for_too_long() -> None:
 
 
 async def test_bodies_that_do_not_come_take_no_room() -> None:
-    """Posts that promise 1 MiB each and send nothing leave all the room to the others."""
+    """Posts that announce 1 MiB and send nothing do not take room from others."""
     limits = Limits(requests=1, total_bytes=1024 * 1024, body_seconds=LIMIT_SECONDS)
     async with server(limits=limits) as one:
         promises = [await one.promise(limits.body_bytes) for _ in range(5)]
         assert [await one.post(number) for number in range(10)] == [202] * 10
         assert len(one.kafka.sent) == 10
         await promises[0].say(b"[" + b" " * (limits.body_bytes - 2) + b"]")
-        assert await promises[0].status() == 400  # it was read, and is no event
+        assert await promises[0].status() == 400  # it was read, and is not an event
 
 
 async def test_too_many_connections() -> None:
-    """Beyond the limit those that have been silent for longest make room for new ones."""
+    """Beyond the limit, the connections silent for longest are closed for new ones."""
     async with server(connections=5) as one:
         clients = [await one.connect() for _ in range(50)]
         assert await one.live() == 200
@@ -191,7 +191,7 @@ async def test_too_many_connections() -> None:
 
 
 async def test_too_many_promises() -> None:
-    """Posts whose bodies do not come make room, too, although each is a request under way."""
+    """Posts whose bodies do not come are closed, too, although each is a request in progress."""
     limits = Limits(body_seconds=LIMIT_SECONDS)
     async with server(limits=limits, connections=5) as one:
         promises = [await one.promise(1000) for _ in range(20)]
@@ -199,10 +199,10 @@ async def test_too_many_promises() -> None:
         assert await asyncio.gather(*(client.end() for client in promises[:15])) == [b""] * 15
 
 
-async def test_whoever_waits_for_an_answer_keeps_the_connection(
+async def test_clients_that_wait_for_an_answer_keep_their_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Orders under way are answered however many connections come; so are probes meanwhile."""
+    """Orders in progress are answered although many connections come, and so are health checks."""
     async with server(connections=5) as one:
         one.kafka.answers.clear()
         waiting = [asyncio.create_task(one.post(number)) for number in range(4)]
@@ -221,7 +221,7 @@ async def test_whoever_waits_for_an_answer_keeps_the_connection(
 
 
 async def test_no_connection_can_make_room() -> None:
-    """Where every client waits for its answer, a new connection is closed at once."""
+    """If every client waits for an answer, a new connection is closed at once."""
     async with server(connections=1) as one:
         one.kafka.answers.clear()
         waiting = asyncio.create_task(one.post())

@@ -1,4 +1,4 @@
-"""The application in a test's own loop: stopped while it starts, and a consumer that crashes."""
+"""The application in the test's loop: stopped while it starts, and with a crashing consumer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ async def handle(order: OrderPaid, delivery: Delivery) -> None:
 
 
 class Topics:
-    """Kafka's part: it answers when it is told to, and a consumer never."""
+    """A fake Kafka: it answers on request, and never to a consumer."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -33,7 +33,7 @@ class Topics:
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
     ) -> bool:
-        """Say that all is ready, once it may."""
+        """Wait for ``answer``, or for ever."""
         if consumer is not None:
             self.consumers_asked.set()
             await asyncio.Event().wait()
@@ -46,7 +46,7 @@ class Topics:
 async def application(
     embedded: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[RelayApp]:
-    """An application with two consumers; stopped in the end."""
+    """An application with two consumers; stopped afterwards."""
     monkeypatch.chdir(tmp_path)
     stage = embedded.stage()
     settings = stage.settings(
@@ -84,8 +84,8 @@ async def begin(application: RelayApp) -> tuple[Topics, asyncio.Task[None]]:
     return topics, starting
 
 
-async def test_told_to_stop_while_it_starts_it_begins_no_consumer(application: RelayApp) -> None:
-    """Kafka answers after the stop: no group is joined, which nobody would leave any more."""
+async def test_a_stop_during_the_start_begins_no_consumer(application: RelayApp) -> None:
+    """Kafka answers after the stop: no consumer joins a group that it would not leave."""
     topics, starting = await begin(application)
     await application.stop()
     topics.answer.set()
@@ -95,7 +95,7 @@ async def test_told_to_stop_while_it_starts_it_begins_no_consumer(application: R
 
 
 async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp) -> None:
-    """It ends with status 1, to be started again."""
+    """The worker crashes with the consumer's error."""
     topics, starting = await begin(application)
     fault = RuntimeError("Kafka's client ended")
     await application._runtimes[1].app.reader.crash(fault)
@@ -108,7 +108,7 @@ async def test_what_crashes_a_consumer_crashes_the_worker(application: RelayApp)
 async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting(
     application: RelayApp,
 ) -> None:
-    """It waits for none of them."""
+    """The start does not wait."""
     topics, starting = await begin(application)
     topics.answer.set()
     await asyncio.wait_for(topics.consumers_asked.wait(), 60)
@@ -119,7 +119,7 @@ async def test_a_crash_ends_the_worker_though_another_consumer_is_still_starting
 async def test_a_consumer_leaves_its_group_though_another_one_still_waits_for_attempts(
     application: RelayApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other workers take over its partitions meanwhile, and its pages still answer."""
+    """Its partitions are free for other workers, and its pages still answer."""
     _, starting = await begin(application)
     slow, quick = application._runtimes
     answered, left = asyncio.Event(), asyncio.Event()
@@ -145,7 +145,7 @@ async def test_a_consumer_leaves_its_group_though_another_one_still_waits_for_at
 async def test_a_task_beside_the_consumers_fails_alone(
     application: RelayApp, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    """Its error is told with its name, and the worker goes on."""
+    """The log has its error and name, and the worker continues."""
 
     async def hold_session() -> None:
         raise error
@@ -165,7 +165,7 @@ async def test_a_task_beside_the_consumers_fails_alone(
 async def test_a_worker_without_replay_says_so(
     application: RelayApp, caplog: pytest.LogCaptureFixture, replays: bool
 ) -> None:
-    """One warning at the start, if no file of ``agents`` replays the fallback table."""
+    """One warning at the start, if no file in ``agents`` replays the fallback table."""
     if replays:
         register(application)
     await application.start()

@@ -1,4 +1,4 @@
-"""What an operator asks a Kafka cluster and does to it, by the admin protocol."""
+"""An operator's queries and changes, by Kafka's admin protocol."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a group; its id changes when it has to join anew as somebody else."""
+    """A member of a group; its id changes when it joins again as a new member."""
 
     id: str
     partitions: tuple[int, ...]
@@ -38,12 +38,12 @@ class Group:
     members: tuple[Member, ...]
 
     def settled(self, members: int) -> bool:
-        """Whether it has that many members, and all know their partitions."""
+        """Whether it has that many members, and is stable."""
         return self.state == "STABLE" and len(self.members) == members
 
 
 class Administration:
-    """Questions and changes for one stage. No call blocks the loop."""
+    """Queries and changes for one stage. No call blocks the loop."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -59,13 +59,13 @@ class Administration:
         )
 
     async def group(self) -> Group:
-        """Describe the stage's group, wherever it moves meanwhile."""
+        """Describe the stage's group, at any coordinator."""
 
         async def described() -> Group | None:
             try:
                 return await self._describe_group()
             except KafkaException:
-                # The client goes on asking the coordinator that it knew.
+                # The client keeps asking the old coordinator.
                 self._client = self._connect()
                 return None
 
@@ -97,7 +97,7 @@ class Administration:
         )
 
     async def settled_group(self, members: int, timeout: float = 90.0) -> Group:
-        """Wait until the group has that many members and is at rest; return it."""
+        """Wait until the group has that many members and is stable; return it."""
 
         async def settled() -> Group | None:
             group = await self.group()
@@ -121,13 +121,13 @@ class Administration:
         return [(len(partition.replicas), len(partition.isrs)) for partition in partitions]
 
     async def delete_records(self, topic: str, partition: int, before: int) -> None:
-        """Delete what lies before an offset, as retention does."""
+        """Delete the records before an offset, as retention does."""
         where = TopicPartition(topic, partition, before)
         asked = self._client.delete_records([where], request_timeout=ASK_SECONDS)
         await asyncio.wrap_future(asked[where])
 
     async def delete_topic(self, topic: str) -> None:
-        """Delete a topic, and wait until no broker knows it."""
+        """Delete a topic, and wait until it is removed."""
         asked = self._client.delete_topics([topic], request_timeout=ASK_SECONDS)
         await asyncio.wrap_future(asked[topic])
 

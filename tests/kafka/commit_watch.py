@@ -1,4 +1,4 @@
-"""What a group commits, looked at all the time and held against what the logger has accepted."""
+"""Polls a group's commits, and checks that the committed records are finished."""
 
 import asyncio
 import time
@@ -11,8 +11,8 @@ from aiokafka.errors import KafkaError
 from tests.support.stage import Committed, Stage
 
 LOOK_SECONDS = 0.1
-# Followers ask for what is new every 500 ms at least (replica.fetch.wait.max.ms), and learn only
-# then how far the others are.
+# Followers fetch at least every 500 ms (replica.fetch.wait.max.ms), and learn only then how far
+# the others are.
 REPLICATED_SECONDS = 1.0
 ANSWER_MS = 3000
 
@@ -23,8 +23,8 @@ Place = tuple[int, int]
 def finished_beyond(committed: Committed) -> set[int]:
     """Offsets after the committed one that its metadata says are finished.
 
-    The format, "relay2:<offset>:<length>:<gap>,<gap>...", is written down in
-    order_relay/delivery/progress.py; it is read here by other code on purpose.
+    order_relay/delivery/progress.py defines the format, "relay2:<offset>:<length>:<gap>,<gap>...";
+    this is a second parser on purpose.
     """
     if not committed.metadata:
         return set()
@@ -43,14 +43,14 @@ class CommitWatch:
 
     Attributes:
         looks: Every answer, in order.
-        faults: Commits of records that were not finished: must never be.
+        faults: Commits of records that were not finished; there must be none.
         steps_back: Commits that were behind an earlier one.
         coordinator_died_at: When the group's coordinator was killed or frozen, in monotonic
-            seconds. The next one answers for a moment without what was committed just before: it
-            does not know yet that a majority has it. (A bare consumer sees it too.)
-        known_at: When each record was first seen to be committed, by the offset or by the metadata;
+            seconds. For a moment the next one answers without the latest commits, as it does not
+            know yet that a majority has them. (A bare consumer sees this, too.)
+        known_at: When each record was first seen as committed, by the offset or by the metadata;
             monotonic seconds.
-        not_records: Places where there is nothing to finish: deleted, or a transaction's marker.
+        not_records: Places without a record: deleted, or a transaction's marker.
     """
 
     def __init__(self, stage: Stage, is_finished: Callable[[Place], bool]) -> None:
@@ -64,7 +64,7 @@ class CommitWatch:
         self._stage = stage
         self._is_finished = is_finished
         self._checked: dict[int, int] = {}
-        # Not confluent_kafka: it reads metadata beyond its end, into whatever follows in memory.
+        # Not confluent_kafka: it reads beyond the end of metadata in memory.
         self._client = AIOKafkaAdminClient(
             bootstrap_servers=stage.bootstrap_servers, request_timeout_ms=ANSWER_MS
         )
@@ -81,7 +81,7 @@ class CommitWatch:
             await asyncio.wait([self._looking])
         await self._client.close()
         if self._looking is not None and not self._looking.cancelled():
-            self._looking.result()  # it looks for ever, so it has failed
+            self._looking.result()  # the loop never ends, so it has failed
 
     @property
     def last(self) -> dict[int, Committed]:
@@ -105,7 +105,7 @@ class CommitWatch:
         try:
             answer = await self._client.list_consumer_group_offsets(self._stage.group_id)
         except (KafkaError, AttributeError):
-            # A fault is under way: asked again. (The client stumbles over some errors' answers.)
+            # A fault is in progress: try again. (The client cannot parse some error answers.)
             return {}
         return {
             tp.partition: Committed(one.offset, one.metadata or "")
@@ -128,6 +128,6 @@ class CommitWatch:
                     self.faults.append(f"committed {now}, and {place} is not finished")
 
     def _was_known(self, partition: int, offset: int) -> bool:
-        """Whether any coordinator knows for certain that the record there is committed."""
+        """Whether every coordinator must know that the record there is committed."""
         known_at = self.known_at.get((partition, offset))
         return known_at is not None and known_at < self.coordinator_died_at - REPLICATED_SECONDS

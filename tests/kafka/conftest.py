@@ -1,7 +1,7 @@
 """One real Kafka cluster for all the tests in this folder.
 
-A test that harms brokers says so by a mark, ``harms_brokers``: it has the cluster alone. The others
-run side by side.
+A test that harms brokers has the mark ``harms_brokers`` and the cluster alone. The others run side
+by side.
 """
 
 import uuid
@@ -16,17 +16,17 @@ from tests.support.run import TestRun
 from tests.support.secure_kafka import SecureKafka
 
 HERE = Path(__file__).parent
-# The first test also waits for the cluster, and on a fresh machine for Maven.
+# The first test also waits for the cluster, and on a new machine for Maven.
 TEST_LIMIT_SECONDS = 600
 HARMFUL = "harms_brokers"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder, give it time for what brokers do, and let it begin first.
+    """Mark the tests of this folder, give them longer time limits, and run them first.
 
-    What runs side by side comes before what needs the brokers alone, so that the latter waits once
-    and then goes on beside all the tests that need no brokers.
+    Shared tests come before those that need the brokers alone, so that the latter wait only once
+    and then run beside all the tests without brokers.
     """
     peaceful, harmful, others = [], [], []
     for item in items:
@@ -58,9 +58,9 @@ def kafka(test_run: TestRun) -> RealKafka:
 
 @pytest.fixture(autouse=True)
 def brokers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Share the brokers, or have them alone: all of them up, each leading what it leads first.
+    """Share the brokers, or have them alone; afterwards all are up with their preferred partitions.
 
-    Else Kafka would let it do so by itself, minutes later, in the midst of some other test.
+    Else Kafka would move leaders by itself minutes later, during another test.
     """
     if "kafka" in request.fixturenames and "module_kafka" not in request.fixturenames:
         with _brokers(request):
@@ -71,7 +71,7 @@ def brokers(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def module_kafka(request: pytest.FixtureRequest) -> Iterator[RealKafka]:
-    """The cluster for a module whose stories go on from one test to the next."""
+    """The cluster for a module whose stories last over several tests."""
     with _brokers(request) as kafka:
         yield kafka
 

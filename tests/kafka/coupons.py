@@ -1,4 +1,4 @@
-"""A second consumer of a scene's topic: a function that behaves as a file says, and its ledger."""
+"""A second consumer of a scene's topic: a function whose behaviour is set by a file."""
 
 import asyncio
 from pathlib import Path
@@ -46,7 +46,7 @@ class Coupons:
     Attributes:
         stage: The scene's, with this consumer's group and dead-letter topic.
         settings: What a worker needs to run it beside order_logging.
-        commits: Its commits, held against what it has handled.
+        commits: Its commits, checked against what it has handled.
         rejected: Places of records that it rejects.
     """
 
@@ -63,7 +63,7 @@ class Coupons:
             "consumer_folders": folder,
             "coupons_topic": self.stage.topic,
             "coupons_group": self.stage.group_id,
-            # Neither gives a record up; a hanging call is ended soon.
+            # No record is given up; a hanging call ends soon.
             "coupons_retry_max_attempts": 1000,
             "coupons_retry_initial_interval_ms": 50,
             "coupons_retry_max_interval_ms": 200,
@@ -95,7 +95,7 @@ class Coupons:
             assert not self.commits.steps_back, self.commits.steps_back[:10]
 
     def be(self, mood: str) -> None:
-        """Have the handler behave so from now on."""
+        """Set the handler's behaviour from now on."""
         beside = self._folder / "mood.new"
         beside.write_text(mood, encoding="utf-8")
         beside.replace(self._folder / "mood")
@@ -112,12 +112,12 @@ class Coupons:
         return self._handled
 
     def is_finished(self, place: Place) -> bool:
-        """Whether the record there was handled, or is rejected."""
+        """Whether the record at a place was handled, or is rejected."""
         event_id = f"{self.stage.topic}-{place[0]}-{place[1]}"
         return place in self.rejected or event_id in self.handled
 
     async def until_handled(self, scene: Scene) -> None:
-        """Wait until everything that was published is handled, or rejected."""
+        """Wait until every published order is handled, or rejected."""
         await eventually(
             lambda: len(self.handled) + len(self.rejected) >= scene.load.produced,
             LIMIT_SECONDS,
@@ -133,7 +133,7 @@ class Coupons:
             lambda: (ends, self.commits.last),
         )
 
-    async def close_books(self, scene: Scene) -> None:
+    async def settle_and_check(self, scene: Scene) -> None:
         """Wait until all is handled and committed; check loss, order and dead letters."""
         await self.until_handled(scene)
         await self.until_all_committed()
@@ -143,7 +143,7 @@ class Coupons:
         assert {row.source for row in await self.stage.dead_letters()} == self.rejected
 
     def keys_out_of_order(self) -> dict[str, list[int]]:
-        """Order ids by key in the order of first calls that returned, where that is wrong."""
+        """Order ids, in the order of first handling, of the keys whose order is wrong."""
         by_key: dict[str, list[int]] = {}
         for key, order in self.handled.values():
             by_key.setdefault(key, []).append(order)

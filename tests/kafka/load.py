@@ -1,4 +1,4 @@
-"""Orders published at a steady rate, whatever becomes of the brokers meanwhile."""
+"""Orders published at a steady rate, also while brokers are down."""
 
 import asyncio
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ FLUSH_SECONDS = 120
 
 
 class Load:
-    """A producer that goes on until it is settled; kept in the test's loop, no call blocks it.
+    """A producer that publishes until ``settle``; no call blocks the test's loop.
 
-    It is idempotent, with acks=all and minutes of patience: what it has produced is in Kafka once,
-    in that order, as soon as Kafka is there. Orders have ids from 1; ids of one key ascend.
+    It is idempotent, with acks=all and a time-out of minutes: its orders reach Kafka once, in
+    order, as soon as Kafka is up. Orders have ids from 1; ids of one key ascend.
 
     Attributes:
         produced: Ids of the orders handed to the producer.
@@ -43,7 +43,7 @@ class Load:
                 "linger.ms": 5,
                 "partitioner": "murmur2_random",
                 "delivery.timeout.ms": 300_000,
-                "socket.timeout.ms": 3_000,  # a frozen broker is left alone after this
+                "socket.timeout.ms": 3_000,  # then a frozen broker is given up
                 "reconnect.backoff.max.ms": 500,
                 "log_level": 0,
             }
@@ -57,7 +57,7 @@ class Load:
         self._producer.purge(blocking=False)
 
     def publish(self, count: int, *, key: str | None = None, partition: int | None = None) -> None:
-        """Hand some more orders to the producer: all of one key, or to one partition, if given."""
+        """Publish more orders; all with one key, or to one partition, if given."""
         ids = range(self.produced + 1, self.produced + count + 1)
         self.produced += count
         self._produce(
@@ -111,7 +111,7 @@ class Load:
             self._place(key, (partition, offset))
 
     async def _find_places(self) -> None:
-        """Look up what Kafka had already when it was sent again: its answer has no offset."""
+        """Look up the offsets of resent orders that Kafka had already: its answer has none."""
         for row in await self._stage.records() if self._unplaced else ():
             if row.value in self._unplaced:
                 self._unplaced.remove(row.value)

@@ -1,11 +1,11 @@
-"""One story of paid orders: topics, a database, an order service, workers; and its books.
+"""One story of paid orders: topics, a database, an order service, workers; and its checks.
 
 async with PublishScene(kafka, tmp_path, database_url) as scene:
-service = scene.service(OUTBOX)
-await service.pay(4000)
-...
-await scene.until_all_published()
-scene.check_books(...)
+    service = scene.service(OUTBOX)
+    service.allow(4000)
+    ...
+    await scene.until_settled()
+    (await scene.records()).check_orders(4000)
 """
 
 import asyncio
@@ -60,7 +60,7 @@ Place: TypeAlias = tuple[int, int | None]
 
 
 def place(partition: str, offset: str) -> Place:
-    """A place as it is printed."""
+    """Parse a printed place."""
     return int(partition), None if offset == "None" else int(offset)
 
 
@@ -95,13 +95,13 @@ class Service:
             )
 
     def allow(self, last: int) -> None:
-        """Let it pay up to this order, while this test goes on."""
+        """Let it pay up to this order, without waiting."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{last}\n".encode())
         self._process.stdin.flush()
 
     async def until_paid(self, count: int) -> None:
-        """Wait until it has paid so many orders."""
+        """Wait until it has paid ``count`` orders."""
 
         def paid() -> bool:
             assert self._process.poll() is None, self._state()
@@ -110,7 +110,7 @@ class Service:
         await eventually(paid, LIMIT_SECONDS, self._state)
 
     async def end(self) -> None:
-        """Let it end in good order, and wait for it."""
+        """Let it end with status 0, and wait."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         await eventually(lambda: self._process.poll() is not None, LIMIT_SECONDS, self._state)
@@ -129,17 +129,17 @@ class Service:
         return [line[1:] for line in lines if line and line[0] == word]
 
     def published(self) -> dict[str, Place]:
-        """Partition and offset that senders were told, by event id."""
+        """Partition and offset in the senders' results, by event id."""
         return {
             order_event_id(int(number)): place(partition, offset)
             for number, partition, offset in self.said("published")
         }
 
     def most_copies(self) -> Counter[str]:
-        """How often each event may be in Kafka, once the service has ended.
+        """The most copies of each event in Kafka, once the service has ended.
 
-        Once for each time that it was sent, and again for each refusal of another one meanwhile
-        (see ``Records.check_acknowledged``).
+        One for each send, and one for each other event refused meanwhile (see
+        ``Records.check_acknowledged``).
         """
         most: Counter[str] = Counter()
         for word in ("refused", "acknowledged"):
@@ -152,12 +152,12 @@ class Service:
 
 
 class PublishScene:
-    """Everything one story needs; all of it ends with the block.
+    """All that one story needs; it is stopped at the end of the block.
 
     Args:
         database_url: Of a database with the table.
         dlq_configs: Of the dead-letter topic.
-        settings: Of workers and services, or others in place of QUICK's.
+        settings: Of workers and services; they override QUICK.
     """
 
     def __init__(
@@ -202,10 +202,10 @@ class PublishScene:
     async def __aexit__(self, *_: object) -> None:
         await self._everything.aclose()
 
-    # --- who takes part -------------------------------------------------------------------------
+    # --- processes ------------------------------------------------------------------------------
 
     def worker(self, name: str, **settings: object) -> WorkerProcess:
-        """Start a worker, with settings of its own besides the scene's."""
+        """Start a worker, with more settings than the scene's."""
         worker = WorkerProcess(
             self._directory, self.stage, self.sink.url, name=name, **(self._settings | settings)
         )
@@ -290,7 +290,7 @@ class PublishScene:
             return {status: count for status, count in counted}  # noqa: C416 - typed
 
     async def until_published(self, count: int) -> None:
-        """Wait until so many rows are marked PUBLISHED."""
+        """Wait until ``count`` rows are marked PUBLISHED."""
 
         async def published() -> bool:
             return (await self.counts()).get("PUBLISHED", 0) >= count
@@ -298,7 +298,7 @@ class PublishScene:
         await eventually(published, LIMIT_SECONDS, f"{count} rows published")
 
     async def until_saved(self, count: int) -> None:
-        """Wait until so many rows are PENDING."""
+        """Wait until ``count`` rows are PENDING."""
 
         async def saved() -> bool:
             return (await self.counts()).get("PENDING", 0) >= count
@@ -319,15 +319,15 @@ class PublishScene:
 
         await eventually(settled, LIMIT_SECONDS, lambda: counts)
 
-    # --- the books ------------------------------------------------------------------------------
+    # --- the topic ------------------------------------------------------------------------------
 
     async def records(self) -> "Records":
-        """All that is in the topic now, as another client reads it from its beginning."""
+        """All records of the topic now, read by another client."""
         return Records(await self.stage.records())
 
 
 class Records:
-    """What Kafka has of the orders, by event id, in order of partition and offset."""
+    """The orders' records in Kafka, by event id, in order of partition and offset."""
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows = rows
@@ -337,11 +337,11 @@ class Records:
 
     @property
     def copies(self) -> Counter[str]:
-        """How often each event is there, of those that are there more than once."""
+        """The number of records of each event that has more than one."""
         return Counter({one: len(rows) for one, rows in self.by_id.items() if len(rows) > 1})
 
     def check_orders(self, orders: int) -> None:
-        """Each order from 1 to this one is there, and nothing else; whole, and under its id."""
+        """Exactly the orders from 1 to this one are there, complete and with their ids."""
         expected = {order_event_id(number): order_value(number) for number in range(1, orders + 1)}
         assert self.by_id.keys() == expected.keys()
         for event_id, rows in self.by_id.items():
@@ -351,17 +351,16 @@ class Records:
     def check_acknowledged(
         self, places: Mapping[str, Place], most_copies: Callable[[str], int]
     ) -> None:
-        """What was acknowledged is there where its sender was told, and there alone.
+        """Acknowledged records are at the place in the answer, and only there.
 
-        But where a record is refused while it may be in Kafka, librdkafka cannot go on in the
-        sequence that it was part of. It begins another one, and sends again, as the first records
-        of it, what was on its way at that moment: Kafka cannot know that it has them. See
+        But after a refusal of a record that may be in Kafka, librdkafka starts a new sequence and
+        resends in it all records in flight, which Kafka cannot recognize as duplicates. See
         https://github.com/confluentinc/librdkafka/issues/4953 (a comment of the maintainer's).
 
         Args:
-            places: What senders were told, by event id.
-            most_copies: How often an event may be there: once, and again for each record that was
-                refused while it was on its way.
+            places: The places in the senders' results, by event id.
+            most_copies: The most copies of an event: one, and one more for each record that was
+                refused while it was in flight.
         """
         for event_id, told in places.items():
             self.check_place(event_id, told)
@@ -369,9 +368,9 @@ class Records:
                 assert copies <= most_copies(event_id), self.by_id[event_id]
 
     def check_place(self, event_id: str, told: Place) -> None:
-        """The last copy of the event is where its sender was told."""
+        """The last copy is at the place in the sender's result."""
         last = self.by_id[event_id][-1]
-        # Kafka may say that it has the event already, and not where.
+        # Kafka may confirm a duplicate without its offset.
         assert told in ((last.partition, last.offset), (last.partition, None)), last
 
     def check_order(self, saved: Collection[Saved], *, first: bool) -> None:
@@ -379,8 +378,8 @@ class Records:
 
         Args:
             saved: The rows.
-            first: Whether no later row of a key was sent before an earlier one had been; else
-                whether none was sent after it for good, whatever unanswered attempts left.
+            first: Whether to compare the first copies of the events; else the last ones, as
+                unanswered attempts may leave earlier copies.
         """
         by_key: dict[str, list[int]] = {}
         for row in sorted(saved, key=lambda row: row.id):

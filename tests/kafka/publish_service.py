@@ -1,13 +1,12 @@
-"""An order service as a process: it pays as many orders as it is told, each in one transaction.
+"""An order service as a process: it pays orders on request, each in one transaction.
 
-Its argument is the way in: after-commit, outbox or plain-sql; its settings are the relay's own,
-from the environment. Each line of its standard input is the number of an order: up to this one it
-may pay. Where they end, so does the service, in good order.
+Its argument is the way to publish: after-commit, outbox or plain-sql; its settings are the relay's
+own, from the environment. Each line of its standard input is the number of the last order that it
+may pay. It stops when the input ends.
 
-It prints what has happened to whom: ``paid 7`` when the order is committed; ``published 7 0 42``
-with partition and offset, or ``saved 7``, as the way in tells it; and how each record ended that
-went to Kafka: ``refused order-7 2`` or ``acknowledged order-7 2``, with the number of others that
-were refused while it was on its way.
+It prints ``paid 7`` when the order is committed; then the result, ``published 7 0 42`` with
+partition and offset, or ``saved 7``; and the result of each record sent to Kafka: ``refused order-7
+2`` or ``acknowledged order-7 2``, with the number of others refused while it was in flight.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ from order_relay.settings import Settings, load_settings
 from tests.support.orders import order_value
 from tests.support.publish_orders import Order, make_orders
 
-# A buyer pays one order after another, so orders of one key are committed in their order.
+# Each buyer pays one order after another, so orders of one key are committed in order.
 BUYERS = 40
 KEYS = 200
 
@@ -37,7 +36,7 @@ AFTER_COMMIT, OUTBOX, PLAIN_SQL = "after-commit", "outbox", "plain-sql"
 
 HandIn: TypeAlias = Callable[[AsyncSession, int], Awaitable[object]]
 
-# As docs/how-to/outbox.md has it.
+# As in docs/how-to/outbox.md.
 INSERT = sa.text(
     "INSERT INTO kafka_fallback_message (topic, message_key, payload, headers)"
     " VALUES (:topic, :key, :payload, :headers)"
@@ -55,7 +54,7 @@ def order_event_id(number: int) -> str:
 
 
 class WatchedProducer(KafkaProducer):
-    """Tells of each record how it ended."""
+    """Prints the result of each record."""
 
     refused = 0
 
@@ -89,7 +88,7 @@ class WatchedProducer(KafkaProducer):
 
 @contextlib.asynccontextmanager
 async def after_commit(settings: Settings) -> AsyncIterator[HandIn]:
-    """Publish each event after the commit; at the end say what became of each."""
+    """Publish each event after the commit; at the end print each result."""
     pending: dict[int, PendingPublish] = {}
     async with open_order_events(settings) as events:
 
@@ -128,7 +127,7 @@ async def outbox(settings: Settings) -> AsyncIterator[HandIn]:
 
 @contextlib.asynccontextmanager
 async def plain_sql(settings: Settings) -> AsyncIterator[HandIn]:
-    """Write each event's row as any language can; knows no Kafka."""
+    """Write each event's row by plain SQL, without Kafka."""
     yield lambda session, number: session.execute(
         INSERT,
         {
@@ -144,7 +143,7 @@ WAYS = {AFTER_COMMIT: after_commit, OUTBOX: outbox, PLAIN_SQL: plain_sql}
 
 
 async def main(way: str) -> None:
-    """Pay."""
+    """Pay the orders."""
     settings = load_settings()
     engine = await make_orders(settings.database_url.get_secret_value())
 

@@ -1,12 +1,12 @@
-"""One story's topic, group, scripted logger, load and workers on the real cluster, and its ledger.
+"""One story's topic, group, scripted logger, load and workers on the real cluster.
 
     async with Scene(kafka, tmp_path) as scene:
         worker = await scene.ready_worker("a")
         scene.load.flow(200)
         ...
-        await scene.close_books()
+        await scene.settle_and_check()
 
-A scene that ends well has checked that no commit was ahead of what is finished, and none repeated.
+At its end, a scene checks that only finished records were committed, and none of them was resent.
 """
 
 import asyncio
@@ -29,28 +29,27 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 MAX_IN_FLIGHT = 256
-# Commits come every second. On a busy machine one may be late, and take a while.
+# Commits come every second. On a busy machine one may be late and slow.
 COMMIT_LAG_SECONDS = 5.0
 CHECKPOINT_SECONDS = 5.0
 LIMIT_SECONDS = 120.0
-# How soon a group gives up a member that was killed. Not less, on a machine that is busy.
+# How soon a group removes a killed member. Less would be too short on a busy machine.
 SESSION_SECONDS = 6.0
 GIVES_BACK = "Revoking previously assigned partitions"
 OF_THE_GROUP = (
     GIVES_BACK, "Setting newly assigned", "Commit ", "eartbeat", "changes late", "Signal",
     "[ERROR]",
 )  # fmt: skip
-# The logger answers from the test's own event loop: late, on a busy machine.
+# The logger runs in the test's event loop: on a busy machine it answers late.
 ANSWERED: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
 class Scene:
-    """Everything one story needs; all of it ends with the block.
+    """All that one story needs; it is stopped at the end of the block.
 
-    From beginning to end the group's commits are held against what the logger has accepted: at
-    no moment may a record be committed that is not finished, by the offset or by the metadata, and
-    none that is committed may be sent again.
+    All the time the group's commits are compared with what the logger has accepted: an unfinished
+    record must not be committed, by offset or by metadata, and a committed one must not be resent.
 
     Args:
         partitions: Of both topics.
@@ -64,12 +63,12 @@ class Scene:
         failing: Keys whose records the logger answers 503, at once.
         hanging: Keys whose records the logger does not answer, until ``answer_hanging``.
         rejected: Keys whose records the logger answers 422.
-        all_brokers_died: Whether they did so at once. Kafka then answers with commits of some
-            seconds before for a moment (a bare consumer sees it too): until its followers are back
-            it takes for replicated only what its last checkpoint says. They come every second
-            here (``tests.support.kafka.broker``), and late on a busy machine.
-        dead_lettered: Places of records that may be finished though the logger never accepts them.
-        deleted: Places of records that Kafka no longer has, and the logger need not get.
+        all_brokers_died: Whether they died at once. For a moment Kafka then answers with commits of
+            some seconds before (a bare consumer sees this, too): until its followers are back, it
+            trusts only its last checkpoint. Checkpoints come every second here
+            (``tests.support.kafka.broker``), and late on a busy machine.
+        dead_lettered: Places of records that finish without the logger's accepting them.
+        deleted: Places of records that Kafka has deleted, and the logger need not get.
     """
 
     def __init__(
@@ -159,9 +158,9 @@ class Scene:
         return worker
 
     async def let_join(self, name: str, worker: WorkerProcess, **settings: object) -> None:
-        """Start one more worker, and wait until this one begins to give its partitions back.
+        """Start one more worker, and wait until ``worker`` begins to give its partitions back.
 
-        Seen in its log, which stays; the state itself can be over within half a second.
+        The log shows it; the state itself may last less than half a second.
         """
         before = len(worker.log_lines(GIVES_BACK))
         self.worker(name, **settings)
@@ -172,23 +171,23 @@ class Scene:
     def hold(self, after: int = 0) -> None:
         """Have the logger accept this many requests and then no more, until ``let_go``.
 
-        So a moment such as "256 in flight" lasts until a test has seen it.
+        A state such as "256 in flight" then lasts until a test has seen it.
         """
         self._hold_after = after
 
     def let_go(self, count: int | None = None) -> None:
-        """Have the logger accept so many of the requests that it holds, or all and hold no more."""
+        """Have the logger accept ``count`` of the held requests, or all and hold no more."""
         gate = self._gate
         if count is None:
             count = len(self.sink.requests)
             self._hold_after = None
-            # What is left over in the other one lets none through.
+            # Permits left in the old gate must not let new requests pass.
             self._gate = asyncio.Semaphore(0)
         for _ in range(count):
             gate.release()
 
     def answer_hanging(self) -> None:
-        """Have the logger answer what hangs, and let nothing hang any more."""
+        """Have the logger answer all hanging requests, and let no more hang."""
         self.hanging = set()
         for _ in self.sink.requests:
             self._hanging.release()
@@ -211,12 +210,12 @@ class Scene:
         return self._accepted_orders if self.accepted else set()
 
     def is_finished(self, place: Place) -> bool:
-        """Whether the record there was accepted, or is known to be dead-lettered."""
+        """Whether the record there was accepted, dead-lettered or deleted."""
         ended = place in self.dead_lettered or place in self.deleted
         return ended or self._event_id(place) in self.accepted
 
     def repeats(self) -> dict[str, int]:
-        """How often too often records were accepted, by event id."""
+        """How often records were accepted again, by event id."""
         counts = Counter(self.sink.accepted_keys)
         return {event_id: count - 1 for event_id, count in counts.items() if count > 1}
 
@@ -237,7 +236,7 @@ class Scene:
         """How many requests a worker has made."""
         return sum(request.path.endswith(f"/{name}") for request in self.sink.requests)
 
-    # --- what must hold -------------------------------------------------------------------------
+    # --- waits and checks -----------------------------------------------------------------------
 
     async def until_accepted(self, count: int, timeout: float = LIMIT_SECONDS) -> None:
         """Wait until that many different records were accepted."""
@@ -267,15 +266,15 @@ class Scene:
             lambda: ends == {p: self.commits.offset(p) for p in ends}, timeout, self._state
         )
 
-    async def close_books(self, timeout: float = LIMIT_SECONDS) -> None:
+    async def settle_and_check(self, timeout: float = LIMIT_SECONDS) -> None:
         """End the load; wait until all is delivered and committed; check loss and order."""
         await self.load.settle()
         elsewhere = self.dead_lettered | self.deleted
         expected = self.load.event_ids - {self._event_id(place) for place in elsewhere}
         await eventually(lambda: expected <= self.accepted, timeout, self._state)
         await self.until_all_committed(timeout)
-        # Nothing lost and nothing made up. A broker that is killed may make librdkafka write again
-        # what was in flight, see ``Records.check_acknowledged``; each copy is a record of its own.
+        # Nothing lost and nothing invented. After a broker's kill librdkafka may resend records in
+        # flight, see ``Records.check_acknowledged``; each copy is a record of its own.
         more = self.accepted - expected
         copies = await self._copies() if more else set()
         assert more <= copies, f"delivered, and no record of the topic: {more - copies}"
@@ -283,7 +282,7 @@ class Scene:
         assert {row.source for row in await self.stage.dead_letters()} == self.dead_lettered
 
     def keys_out_of_order(self) -> dict[str, list[int]]:
-        """Order ids by key in the order of first acceptance, of the keys where that is wrong."""
+        """Order ids, in the order of first acceptance, of the keys whose order is wrong."""
         seen: set[str] = set()
         by_key: dict[str, list[int]] = {}
         for event_id, body in self.sink.accepted:
@@ -292,7 +291,7 @@ class Scene:
                 request = self.sink.attempts(event_id)[0]
                 assert request.body == body
                 ids = by_key.setdefault(str(request.key), [])
-                if request.order_id not in ids:  # else a copy, see ``close_books``
+                if request.order_id not in ids:  # else a copy, see ``settle_and_check``
                     ids.append(request.order_id or 0)
         return {key: ids for key, ids in by_key.items() if ids != sorted(ids)}
 
@@ -305,7 +304,7 @@ class Scene:
         return set().union(*(ids for ids in by_order.values() if len(ids) > 1))
 
     def sent_after_commit(self) -> list[str]:
-        """Event ids of records that were sent after Kafka had said that they are finished."""
+        """Event ids of records that were sent after they were committed as finished."""
         return [
             request.idempotency_key
             for place, known_at in self.commits.known_at.items()
@@ -314,7 +313,7 @@ class Scene:
         ]
 
     def overlaps(self) -> list[str]:
-        """Keys of which a request arrived while another one was open."""
+        """Keys with a request that arrived while another one was open."""
         found = []
         for key, requests in self.sink.by_key().items():
             ended = float("-inf")
@@ -325,7 +324,7 @@ class Scene:
         return found
 
     def repeated_across(self, moments: Iterable[float]) -> set[str]:
-        """Event ids of records accepted before one of these moments and sent after it again."""
+        """Event ids of records accepted before one of these moments and resent after it."""
         return {
             event_id
             for event_id in self.repeats()
@@ -334,7 +333,7 @@ class Scene:
         }
 
     def told(self, repeated: Iterable[str]) -> str:
-        """Say which records were sent again, and what the workers logged of their group."""
+        """Describe the repeated records, with the workers' log lines about the group."""
         places: dict[str, list[int]] = {}
         for event_id in repeated:
             place, offset = event_id.rsplit("-", 1)
@@ -347,7 +346,7 @@ class Scene:
         return "\n".join([*found, self.log_of_the_group()])
 
     def log_of_the_group(self) -> str:
-        """What the workers logged of rebalances, commits and errors, the last lines of each."""
+        """Each worker's last log lines about rebalances, commits and errors."""
         return "\n".join(
             f"{worker.name}: {line[:200]}"
             for worker in self._workers
@@ -360,11 +359,11 @@ class Scene:
         assert not repeated, self.told(repeated)
 
     def assert_repeats_are_recent(self, since: float) -> None:
-        """Only what was in flight at a fault, or finished lately before it, was repeated.
+        """Only records in flight at a fault, or finished shortly before, were repeated.
 
         Args:
-            since: When the fault came, in monotonic seconds. Commits come every second, so what
-                was accepted COMMIT_LAG_SECONDS before is committed, with room for a busy machine.
+            since: Time of the fault, in monotonic seconds. Commits come every second; records
+                accepted COMMIT_LAG_SECONDS before are committed, even on a busy machine.
         """
         lag = COMMIT_LAG_SECONDS + CHECKPOINT_SECONDS * self.all_brokers_died
         early = {one for one in self.repeats() if self.accepted_at(one) < since - lag}

@@ -1,6 +1,6 @@
-"""Stories that are told side by side: most of the time each of them waits.
+"""Stories that run side by side, as each mostly waits.
 
-A module lists its stories, and has a fixture that begins them all; each of its tests awaits one:
+A module lists its stories, and has a fixture that starts them all; each of its tests awaits one:
 
     async def test_a_kill_loses_nothing(stories: Stories) -> None:
         await stories[killed_in_flight]
@@ -20,7 +20,7 @@ Stories: TypeAlias = Mapping[Story, asyncio.Task[None]]
 
 @asynccontextmanager
 async def told(begun: Mapping[Story, Coroutine[Any, Any, None]]) -> AsyncIterator[Stories]:
-    """Let these go on side by side; what has not ended with the block is cancelled."""
+    """Run stories side by side; the rest is cancelled at the end of the block."""
     tasks = {story: asyncio.create_task(telling) for story, telling in begun.items()}
     try:
         yield tasks
@@ -39,23 +39,23 @@ class Part:
         self.outage = outage
 
     async def begun(self) -> None:
-        """Say that the story is ready for the outage, and wait until no broker is alive."""
+        """Report that the story is ready for the outage, and wait until all brokers are dead."""
         self.ready.set()
         await self.outage.begun.wait()
 
     async def over(self) -> None:
-        """Say that the story has seen enough of it, and wait until all brokers are back."""
+        """Say that the story is done with it, and wait until all brokers are back."""
         self.done.set()
         await self.outage.over.wait()
 
     def leave(self) -> None:
-        """Let nobody wait for the story, however it ended."""
+        """Release all waits for the story, also if it failed."""
         self.ready.set()
         self.done.set()
 
 
 class Outage:
-    """All brokers are killed once all stories are ready, and come back when all have seen enough.
+    """All brokers are killed once all stories are ready, and restarted when all are done.
 
     Attributes:
         parts: One for each story.
@@ -63,7 +63,7 @@ class Outage:
     """
 
     def __init__(self, kafka: RealKafka, *, stories: int, seconds: float) -> None:
-        """Let it last for so many seconds at least."""
+        """Prepare an outage of at least ``seconds``."""
         self.parts = [Part(self) for _ in range(stories)]
         self.begun = asyncio.Event()
         self.over = asyncio.Event()
@@ -72,7 +72,7 @@ class Outage:
         self._seconds = seconds
 
     async def run(self) -> None:
-        """Let it come and go."""
+        """Run the outage."""
         for part in self.parts:
             await part.ready.wait()
         self.since = time.monotonic()

@@ -1,4 +1,4 @@
-"""All three brokers are killed under load and come back; delivering and publishing go on.
+"""All three brokers are killed under load and come back; delivering and publishing continue.
 
 All stories wait for the same outage.
 """
@@ -36,16 +36,16 @@ from tests.support.worker import WorkerProcess
 
 pytestmark = [pytest.mark.harms_brokers, pytest.mark.asyncio(loop_scope="module")]
 
-# Longer than a group waits for a silent member, several times.
+# Several times longer than a group waits for a silent member.
 OUTAGE_SECONDS = 4 * SESSION_SECONDS
 GRACE_SECONDS = 5.0
-# What a busy machine may take for the process to end, once it was told to.
+# Extra time for the process to end on a busy machine.
 ENDING_SECONDS = 10.0
-# The first broker that is back refuses records for want of replicas, until the second one is. A row
-# is refused three times at most: its waits must last for as long as brokers take to start.
+# The first broker that is back refuses records until there are replicas. A row may be refused three
+# times: its waits must be longer than the brokers' start.
 BACKOFF_BASE_SECONDS = 10
 ORDERS = 2_000
-# Orders paid when brokers die; when all of the outage's are paid; and the rest as they come back.
+# Orders paid when the brokers die, and when they come back; the rest is paid afterwards.
 HIT, PAID_IN_OUTAGE = 400, 1_400
 
 
@@ -55,7 +55,7 @@ async def stories(
     postgres_server: PostgresServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Stories]:
-    """Begin all stories, and the outage that they wait for."""
+    """Start all stories, and the outage that they wait for."""
     outage = Outage(module_kafka, stories=len(STORIES), seconds=OUTAGE_SECONDS)
 
     databases = {}
@@ -93,7 +93,7 @@ async def stories(
 
 
 async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
-    """A worker whose load goes on all the time."""
+    """A worker under constant load."""
     async with Scene(kafka, directory) as scene:
         scene.latency_seconds = 0.2
         worker = await scene.ready_worker("a")
@@ -104,7 +104,7 @@ async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
         await outage.over()
         assert await worker.live()
         await scene.until_orders_accepted(scene.load.produced + 100)
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_repeats_are_recent(outage.outage.since)
         assert worker.running
 
@@ -125,12 +125,12 @@ async def told_to_stop(kafka: RealKafka, directory: Path, outage: Part) -> None:
         await outage.over()
         scene.latency_seconds = 0.1
         scene.worker("b2")
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_repeats_are_recent(outage.outage.since)
 
 
 async def started(kafka: RealKafka, directory: Path, outage: Part) -> None:
-    """A worker that starts when no broker is there, nor its topics."""
+    """A worker that starts without brokers and without topics."""
     async with Scene(kafka, directory, declared=False) as scene:
         await outage.begun()
         worker = scene.worker("c")
@@ -138,31 +138,31 @@ async def started(kafka: RealKafka, directory: Path, outage: Part) -> None:
         await outage.over()
         await worker.wait_ready()
         scene.load.publish(500)
-        await scene.close_books()
+        await scene.settle_and_check()
         before, _, _ = worker.log_text().partition("Kafka works at")
         before, _, _ = before.rpartition("\n")
         complaints = re.findall(r"\[(?:WARNING|ERROR|CRITICAL)\](.*)$", before, re.MULTILINE)
         assert [line for line in complaints if "Kafka cannot be reached" not in line] == []
-        # Once, and again where the reason becomes another one: as brokers come back it may.
+        # Once for each reason, which may change as brokers come back.
         assert 0 < len(complaints) == len(set(complaints))
         assert "Traceback" not in before
 
 
 async def test_a_worker_under_load_goes_on_afterwards(stories: Stories) -> None:
-    """It lives on, and everything published before, meanwhile and afterwards is delivered once.
+    """It survives; orders published before, during and after the outage are delivered.
 
-    Repeated is at most what finished while no commit could be taken.
+    Only records that finished while commits failed may be repeated.
     """
     await stories[under_load]
 
 
 async def test_a_worker_that_is_to_stop_ends_during_it(stories: Stories) -> None:
-    """SIGTERM ends it within the grace and the tail, and the next worker delivers the rest."""
+    """SIGTERM ends it within the grace and the time after it; the next worker delivers the rest."""
     await stories[told_to_stop]
 
 
 async def test_a_worker_that_starts_during_it_waits(stories: Stories) -> None:
-    """It says in a line that Kafka is away, keeps trying, declares its topics and delivers."""
+    """One line says that Kafka is down; later it declares its topics and delivers."""
     await stories[started]
 
 
@@ -173,8 +173,8 @@ class Buyers:
     """Clients of a worker that pay side by side, and keep its answers.
 
     Attributes:
-        published: Partition and offset that a client was told, by event id.
-        saved: Event ids of which a client was told that they are saved.
+        published: Partition and offset in a client's answer, by event id.
+        saved: Event ids that were answered as saved.
         unanswered: Posts on connections that the worker had closed.
     """
 
@@ -206,7 +206,7 @@ class Buyers:
         self._tasks += [asyncio.create_task(self._pay(numbers)) for _ in range(self._count)]
 
     async def until_paid(self, count: int) -> None:
-        """Wait until so many orders are paid."""
+        """Wait until ``count`` orders are paid."""
 
         def paid() -> bool:
             for task in self._tasks:
@@ -217,11 +217,11 @@ class Buyers:
         await eventually(paid, 120, lambda: (len(self.published), len(self.saved)))
 
     def most_copies(self, event_id: str) -> int:
-        """How often an event may be there: also for each that was saved while it was on its way."""
+        """The most copies of an event: one, and one for each other saved while it was in flight."""
         begin, end = self._posted[event_id]
         others = (self._posted[one] for one in self.saved)
         return 1 + sum(
-            # When an outage begins it is saved at once, and refused only by the time-out.
+            # In an outage an event is saved at once, but refused only at its time-out.
             its_begin <= end and begin <= its_end + DELIVERY_TIMEOUT_SECONDS
             for its_begin, its_end in others
         )
@@ -239,7 +239,7 @@ class Buyers:
                 closed = aiohttp.ClientConnectionResetError
                 if not isinstance(error, closed) and not isinstance(error.__cause__, closed):
                     raise
-            # Connected, and silent for so long on a busy machine that the worker closed it.
+            # On a busy machine the worker may close a connection that was silent for too long.
             self.unanswered += 1
 
     async def _pay(self, numbers: Iterable[int]) -> None:
@@ -258,20 +258,20 @@ class Buyers:
 
 
 async def through_an_outage(scene: PublishScene, buyers: Buyers | Service, outage: Part) -> None:
-    """Have all orders paid: brokers die while they come in, and are back before the last ones."""
+    """Have all orders paid: brokers die meanwhile, and are back before the last orders."""
     buyers.allow(HIT * 2)
     await buyers.until_paid(HIT)
     await outage.begun()
     buyers.allow(PAID_IN_OUTAGE)
     await buyers.until_paid(PAID_IN_OUTAGE)
-    await scene.until_saved(HIT + 1)  # the outage was one
+    await scene.until_saved(HIT + 1)  # the outage had an effect
     buyers.allow(ORDERS)
     await outage.over()
     await buyers.until_paid(ORDERS)
 
 
 def check_copies(records: Records, service: Service) -> None:
-    """Nothing is there more often than sending it explains."""
+    """No event has more copies than its sends explain."""
     most = service.most_copies()
     assert {one: n for one, n in records.copies.items() if n > most[one]} == {}
 
@@ -279,7 +279,7 @@ def check_copies(records: Records, service: Service) -> None:
 def check_replayed(
     scene: PublishScene, records: Records, worker: WorkerProcess, saved: list[Saved]
 ) -> None:
-    """Each row was published once, whatever attempts before were not acknowledged; it is there."""
+    """Each row was acknowledged once, and is in Kafka."""
     replayed = scene.replayed(worker)
     assert replayed.keys() == {row.id for row in saved}
     for row in saved:
@@ -287,11 +287,11 @@ def check_replayed(
 
 
 async def over_http(scene: PublishScene, outage: Part) -> None:
-    """Clients hand orders in at a worker's page, all the time."""
+    """Clients post orders to a worker all the time."""
     worker = await scene.ready_worker("a")
     async with Buyers(worker) as buyers:
         await through_an_outage(scene, buyers, outage)
-    # The worker leaves no post unanswered but on connections that were silent for too long.
+    # Only posts on connections that were silent for too long stay unanswered.
     silent = (await worker.metrics())['order_relay_web_connections_closed_total{reason="silent"}']
     assert buyers.unanswered <= silent
     await scene.until_settled()
@@ -335,7 +335,7 @@ async def with_an_outbox(scene: PublishScene, outage: Part) -> None:
     records = await scene.records()
     records.check_orders(ORDERS)
     check_copies(records, service)
-    # Rows are refused only if some were on their way when the brokers died; later ones wait.
+    # Only rows in flight when the brokers died are refused; later ones wait.
     assert "Fallback replay skipped, no retry was spent" in service.log.read_text()
     saved = await scene.saved()
     assert len(saved) == ORDERS
@@ -343,7 +343,7 @@ async def with_an_outbox(scene: PublishScene, outage: Part) -> None:
 
 
 async def by_plain_sql(scene: PublishScene, outage: Part) -> None:
-    """An order service writes rows, and knows no Kafka; a worker publishes them."""
+    """An order service without Kafka writes rows; a worker publishes them."""
     worker = await scene.ready_worker("a")
     service = scene.service(PLAIN_SQL)
     await through_an_outage(scene, service, outage)
@@ -359,22 +359,22 @@ async def by_plain_sql(scene: PublishScene, outage: Part) -> None:
 
 
 async def test_orders_paid_over_http(stories: Stories) -> None:
-    """Each answer comes true: published once, or saved and then in Kafka; and all are logged."""
+    """Each order is in Kafka as answered, published or saved before; all are logged."""
     await stories[over_http]
 
 
 async def test_orders_paid_and_published_after_commit(stories: Stories) -> None:
-    """Each event ends as its sender is told; saved ones of a key go out in the table's order."""
+    """Each event is in Kafka as reported; saved events of a key are published in order."""
     await stories[after_commit]
 
 
 async def test_orders_paid_with_an_outbox(stories: Stories) -> None:
-    """All go out in the order in which they were paid, key by key, whatever Kafka does."""
+    """All are published, and each key in the order of payment."""
     await stories[with_an_outbox]
 
 
 async def test_orders_paid_with_an_outbox_by_plain_sql(stories: Stories) -> None:
-    """A service that knows no Kafka only inserts rows; a worker on its database publishes them."""
+    """A service without Kafka only inserts rows; a worker on its database publishes them."""
     await stories[by_plain_sql]
 
 

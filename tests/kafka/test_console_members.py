@@ -1,4 +1,4 @@
-"""The console shows all workers and all consumers, from whichever worker is opened."""
+"""The console of any worker shows all workers and all consumers."""
 
 import json
 from collections.abc import Callable

@@ -19,9 +19,9 @@ LATENCY_SECONDS = 0.2
 async def test_a_broker_that_leads_a_partition_and_the_group(
     kafka: RealKafka, tmp_path: Path, fault: str
 ) -> None:
-    """Deliveries go on without it; nothing is lost, each key's order kept, everything committed.
+    """Deliveries continue without it; nothing is lost, each key's order kept, all committed.
 
-    Repeated is at most what finished while commits were not taken.
+    Only records that finished while commits failed may be repeated.
     """
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = LATENCY_SECONDS
@@ -37,16 +37,16 @@ async def test_a_broker_that_leads_a_partition_and_the_group(
         since = scene.commits.coordinator_died_at = time.monotonic()
         await asyncio.to_thread(kafka.kill if fault == "killed" else kafka.freeze, broker)
         await asyncio.to_thread(kafka.leader_of, topic, partition, other_than=broker)
-        # What is published from now on is delivered while the broker is still away.
+        # New orders are delivered while the broker is still down.
         await scene.until_orders_accepted(scene.load.produced + RATE)
 
         await asyncio.to_thread(kafka.revive, broker)
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_repeats_are_recent(since)
 
 
 async def test_brokers_restarted_one_by_one(kafka: RealKafka, tmp_path: Path) -> None:
-    """As in an upgrade of Kafka; a worker joins and another one leaves. Nothing is repeated."""
+    """Like an upgrade of Kafka, while a worker joins and another leaves: nothing is repeated."""
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = LATENCY_SECONDS
         revoking = await scene.ready_worker("a")
@@ -62,16 +62,16 @@ async def test_brokers_restarted_one_by_one(kafka: RealKafka, tmp_path: Path) ->
             await asyncio.to_thread(kafka.revive, broker)
             await asyncio.to_thread(kafka.elect_preferred_leaders)
         assert await revoking.wait() == 0
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_nothing_repeated()
 
 
 async def test_the_coordinator_killed_while_partitions_are_given_back(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """What ended meanwhile is committed with the next coordinator, before the partitions go.
+    """Deliveries that end meanwhile are committed with the next coordinator.
 
-    The table, which would find it out otherwise, is off.
+    The deliveries table is off, as it would hide a missing commit.
     """
     async with Scene(kafka, tmp_path) as scene:
         await until_partitions_are_given_back(scene, deliveries_store="off")
@@ -84,9 +84,9 @@ async def test_the_coordinator_killed_while_partitions_are_given_back(
 async def test_the_tables_broker_frozen_while_partitions_are_given_back(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """What ended meanwhile is committed, though the table's changelog has no entry of it.
+    """Deliveries that end meanwhile are committed without entries in the changelog.
 
-    Of so many partitions the second worker gets some whose entries that broker had to take.
+    With 12 partitions, the second worker gets some whose changelog the broker leads.
     """
     async with Scene(kafka, tmp_path, partitions=12) as scene:
         await until_partitions_are_given_back(scene)
@@ -111,8 +111,8 @@ async def until_partitions_are_given_back(scene: Scene, **settings: object) -> N
 
 
 async def see_that_nothing_is_repeated(scene: Scene, kafka: RealKafka, broker: int) -> None:
-    """Wait until the second worker delivers; then let the broker come back."""
+    """Wait for the second worker, restart the broker, and check repeats."""
     await scene.until_sent_by("b", RATE)
     await asyncio.to_thread(kafka.revive, broker)
-    await scene.close_books()
+    await scene.settle_and_check()
     scene.assert_nothing_repeated()

@@ -1,6 +1,6 @@
-"""Kafka and the database refuse dead letters: their records stay unfinished until one takes them.
+"""Kafka and the database refuse dead letters: records stay unfinished until one accepts them.
 
-What the database alone does with them: test_publish_dead_letters.
+For a working database, see test_publish_dead_letters.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ NO_DATABASE = "postgresql://relay@127.0.0.1:1/orders"
 
 
 @pytest.mark.harms_brokers
-async def test_a_record_whose_dead_letter_nobody_takes_stays_unfinished(
+async def test_a_record_whose_dead_letter_is_refused_stays_unfinished(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Without the topic, or one of its replicas, letters are tried again, and no commit passes.
+    """Without the topic, or one of its replicas, letters are retried; commits stay before them.
 
-    That a letter is refused while one replica is away shows that it is written with acks=all: the
-    partition's leader alone would have taken it.
+    A refusal while one replica is down shows that letters are written with acks=all: the leader
+    alone would have accepted it.
     """
     async with Scene(kafka, tmp_path) as scene:
         topic = scene.stage.dlq_topic
@@ -50,12 +50,12 @@ async def test_a_record_whose_dead_letter_nobody_takes_stays_unfinished(
         second = await refused_letter(scene, worker, "without a replica")
         scene.dead_lettered.add(second)
         await asyncio.to_thread(kafka.revive)
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_nothing_repeated()
 
 
 async def refused_letter(scene: Scene, worker: WorkerProcess, key: str) -> Place:
-    """Publish a record whose dead letter is refused, and see that commits stand before it."""
+    """Publish a record whose dead letter is refused, and wait for commits right before it."""
     refusals = len(worker.log_lines(REFUSED))
     scene.rejected.add(key)
     scene.load.publish(1, key=key, partition=0)

@@ -1,4 +1,4 @@
-"""The group rebalances under load, again and again: other members join and leave."""
+"""The group rebalances repeatedly under load: other members join and leave."""
 
 import asyncio
 import time
@@ -25,11 +25,10 @@ PATIENT = {
 async def test_two_workers_share_and_part_with_256_in_flight(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Nothing is lost, keys keep their order, and repeated is at most what was in flight.
+    """Nothing is lost, keys keep their order, and only records in flight may be repeated.
 
-    Some keys are in backoff all the time. What finished behind their records is not repeated
-    either: commit metadata tells the next owner. No two requests of one key are ever open at once,
-    whoever sends them.
+    Some keys are always in backoff. Records that finished behind theirs are not repeated, as the
+    next owner reads the commit metadata. Requests of one key never overlap, even between workers.
     """
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = 0.5
@@ -51,7 +50,7 @@ async def test_two_workers_share_and_part_with_256_in_flight(
             await scene.admin.settled_group(1)
         scene.latency_seconds = 0.02
         scene.failing = set()
-        await scene.close_books()
+        await scene.settle_and_check()
         assert not (again := scene.repeated_across(handovers)), scene.told(again)
         assert sum(scene.repeats().values()) <= MAX_IN_FLIGHT * len(handovers)
         assert scene.overlaps() == []
@@ -60,7 +59,7 @@ async def test_two_workers_share_and_part_with_256_in_flight(
 async def test_a_worker_leaves_its_group_though_it_rebalances_meanwhile(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Another worker joins while its last attempts end: then the group does not wait for it."""
+    """Another worker joins while its last attempts end: the group does not wait for the leaver."""
     async with Scene(kafka, tmp_path) as scene:
         scene.latency_seconds = 8.0
         revoking = await scene.ready_worker("leaving", shutdown_grace_seconds=20)
@@ -73,14 +72,14 @@ async def test_a_worker_leaves_its_group_though_it_rebalances_meanwhile(
         assert len(group.members) <= 1, group
         await joining.wait_ready()
         scene.latency_seconds = 0.0
-        await scene.close_books()
+        await scene.settle_and_check()
 
 
 async def test_a_fast_logger_and_members_that_come_and_go(kafka: RealKafka, tmp_path: Path) -> None:
-    """Rebalances that are over in no time, with fetches under way, lose and repeat nothing.
+    """Short rebalances during fetches lose and repeat nothing.
 
-    Three groups at once, as much depends on the moment. Records in backoff are the first ones of
-    their partitions, so that they show it when a partition is not read from where it stood.
+    Three groups at once, as timing matters. The first records of each partition stay in backoff:
+    they would be repeated if a partition were read from the wrong offset.
     """
     await together(
         *(come_and_go(kafka, tmp_path / str(number), RAPID_ROUNDS) for number in range(3))
@@ -88,7 +87,7 @@ async def test_a_fast_logger_and_members_that_come_and_go(kafka: RealKafka, tmp_
 
 
 async def come_and_go(kafka: RealKafka, directory: Path, rounds: int) -> None:
-    """One group, whose second member only joins and leaves."""
+    """One group whose second member repeatedly joins and leaves."""
     async with Scene(kafka, directory) as scene:
         scene.latency_seconds = 0.01
         scene.failing = {f"key-{n}" for n in range(6)}
@@ -96,25 +95,25 @@ async def come_and_go(kafka: RealKafka, directory: Path, rounds: int) -> None:
         worker = await scene.ready_worker("a", **PATIENT)
         await scene.until_accepted(594)
         for _ in range(rounds):
-            # Meanwhile nothing is published, so that a fetch is always under way.
+            # Nothing is published meanwhile, so that a fetch is always waiting.
             await join_and_leave(scene.stage)
             await eventually(worker.ready, 60)
             # One of each key that is not in backoff.
             scene.load.publish(600)
             await scene.until_accepted(len(scene.accepted) + 594)
         scene.failing = set()
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_nothing_repeated()
         assert scene.overlaps() == []
 
 
 async def join_and_leave(stage: Stage) -> None:
-    """Be a member of the stage's group until it is given partitions; read nothing of them."""
+    """Join the stage's group until partitions are assigned; do not read them."""
     consumer = Consumer(
         {
             "bootstrap.servers": stage.bootstrap_servers,
             "group.id": stage.group_id,
-            "partition.assignment.strategy": "roundrobin",  # as the worker's
+            "partition.assignment.strategy": "roundrobin",  # the worker's strategy
             "enable.auto.commit": False,
             "log_level": 0,
         }

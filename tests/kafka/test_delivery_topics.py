@@ -1,4 +1,4 @@
-"""Topics and records as real Kafka has them: declared, short of partitions, compressed, odd."""
+"""Topics and records on real Kafka: declared, with few partitions, compressed, odd."""
 
 import asyncio
 import struct
@@ -40,9 +40,9 @@ def produce(
     *,
     timestamp_ms: int = 0,
 ) -> list[Place]:
-    """Publish with producer settings of one's own; returns where the records are in Kafka.
+    """Publish with special producer settings; returns the records' places in Kafka.
 
-    Without a timestamp the records are of now.
+    Without a timestamp, records get the current time.
     """
     places: list[Place] = []
 
@@ -79,10 +79,10 @@ def produce(
 async def test_a_worker_with_its_defaults_on_a_new_cluster(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """It declares both topics, joins its group, delivers bytes exactly, and dead-letters the rest.
+    """It declares both topics, joins its group, delivers exact bytes, and dead-letters the rest.
 
-    Dead letters keep key, value and partition, even of a record that just fitted, and have
-    Spring's headers.
+    Dead letters keep key, value and partition, even of a record of nearly the largest size, and
+    have Spring's headers.
     """
     stage = Stage(
         kafka.bootstrap_servers,
@@ -147,7 +147,7 @@ async def test_a_worker_with_its_defaults_on_a_new_cluster(
 
 
 def check_headers(letter: Row, record: Row, stage: Stage, reason: str) -> None:
-    """Hold a dead letter's headers against the record that it was made of."""
+    """Check a dead letter's headers against its record."""
     assert letter.source == (record.partition, record.offset)
     assert letter.text("kafka_dlt-original-topic") == stage.topic
     assert letter.header("kafka_dlt-original-timestamp") == struct.pack(">q", record.timestamp_ms)
@@ -163,19 +163,19 @@ def check_headers(letter: Row, record: Row, stage: Stage, reason: str) -> None:
     assert letter.text("event-id") == f"{stage.topic}-{record.partition}-{record.offset}"
 
 
-async def test_headers_with_names_of_any_bytes_hold_nothing_up(
+async def test_headers_with_names_of_any_bytes_delay_nothing(
     kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Such records are delivered, or dead-lettered with the name written in escapes.
+    """Such records are delivered, or dead-lettered with the name escaped.
 
-    What was fetched together with the first of them, of its partition and of others, is not lost.
+    Other records in the same fetch, of this and other partitions, are not lost.
     """
     async with Scene(kafka, tmp_path) as scene:
         worker = await scene.ready_worker("a")
         await scene.until_all_committed()
         topic = scene.stage.topic
         names = [(OddName(b"\xff-name"), b"\x00\xff")]
-        # More than a worker takes at once: so there is always something to be fetched beside them.
+        # More than a worker fetches at once, so that other records are fetched with the odd ones.
         backlog = [order(number, partition=number % 3) for number in range(30_000)]
         scene.latency_seconds = 0.2
         producing = asyncio.create_task(asyncio.to_thread(produce, kafka, backlog, topic))
@@ -201,13 +201,13 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
 ) -> None:
     """Two partitions instead of three, deleted beginnings, all compressions, and transactions.
 
-    The worker warns of the partitions. It begins where the records begin, whether nothing or
-    something before that was committed, and tells what was deleted behind a commit. The markers of
-    transactions, which take offsets, hold up no commit; what was aborted is not delivered. What
-    stands behind an open transaction is lag, and is delivered when that ends. A record that is near
-    its deletion is counted.
+    The worker warns about the partitions. It begins at the first existing record, with or without
+    an earlier commit, and logs records that were deleted after a commit. Transaction markers,
+    which have offsets, do not stop commits; aborted records are not delivered. Records behind an
+    open transaction count as lag, and are delivered when it ends. Records near their deletion are
+    counted.
     """
-    # Long enough for records of 1970, which are then past three quarters of it.
+    # So long that records of 1970 are kept, but have passed three quarters of it.
     of_1970 = partial(produce, kafka, timestamp_ms=OLD_MS)
     retention = {"retention.ms": str(round(time.time() * 1.15 * 1000))}
     async with Scene(kafka, tmp_path, partitions=2, topic_configs=retention) as scene:
@@ -253,12 +253,12 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
             near = await shown("near_deletion_records")
             return near == [len(old) // 2 + 4 * 5 + 4 - 6] * 2
 
-        # Those up to the first marker, which is of now.
+        # Records up to the first marker, which has the current time.
         await worker.wait_until(are_near, what="to count what is near its deletion")
         scene.let_go()
         await scene.until_accepted(len(live))
         assert sorted(scene.sink.accepted_bodies) == sorted(one.value or b"" for one in live)
-        # The end of both partitions is a marker.
+        # Both partitions end with a marker.
         await scene.until_all_committed()
         await asyncio.to_thread(of_1970, some(1, 0) + some(1, 1), stage.topic)
         await scene.until_all_committed()
@@ -296,7 +296,7 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
 
 
 def commit(stage: Stage, place: TopicPartition) -> None:
-    """Commit for the stage's group, as an earlier consumer of it would have."""
+    """Commit for the stage's group, as an earlier consumer would."""
     consumer = Consumer({"bootstrap.servers": stage.bootstrap_servers, "group.id": stage.group_id})
     consumer.commit(offsets=[place], asynchronous=False)
     consumer.close()
@@ -305,9 +305,9 @@ def commit(stage: Stage, place: TopicPartition) -> None:
 async def test_a_topic_that_is_deleted_and_made_again(
     kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """What was not delivered of the old one is told as lost; of the new one nothing is skipped.
+    """Undelivered records of the old topic are logged as lost; all of the new one are delivered.
 
-    Deliveries of the old one that end when the new one has records at their offsets commit nothing.
+    Late deliveries of the old topic do not commit the new one's records at the same offsets.
     """
     topic = unique("order-paid")
     stage = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)

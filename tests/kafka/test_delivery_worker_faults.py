@@ -1,7 +1,7 @@
-"""Workers are killed, stopped and held up under load, while the brokers are well.
+"""Workers are killed, stopped and delayed under load, while the brokers work.
 
-The stories run side by side, from the first test on: most of their time they wait until a group
-has given up a dead member.
+The stories run side by side, from the first test on: mostly they wait until a group has removed a
+dead member.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ PATIENT = {
 async def stories(
     module_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stories]:
-    """Begin all stories; a test awaits its own."""
+    """Start all stories; each test awaits one."""
 
     async def tell(story: Story) -> None:
         async with Scene(module_kafka, tmp_path_factory.mktemp("story")) as scene:
@@ -42,7 +42,7 @@ async def stories(
 
 
 async def killed_before_its_first_commit(scene: Scene) -> None:
-    """The first 256 records of all are in flight."""
+    """Killed with its first 256 records in flight."""
     scene.hold()
     scene.load.publish(1500)
     worker = scene.worker("a")
@@ -51,7 +51,7 @@ async def killed_before_its_first_commit(scene: Scene) -> None:
 
 
 async def killed_with_keys_in_backoff(scene: Scene) -> None:
-    """Much is finished behind records that are not, and only commit metadata says so."""
+    """Many records are finished behind unfinished ones, which only commit metadata shows."""
     scene.hold(after=4 * MAX_IN_FLIGHT)
     scene.latency_seconds = 0.5
     scene.failing = {"key-0", "key-1", "key-2"}
@@ -63,7 +63,7 @@ async def killed_with_keys_in_backoff(scene: Scene) -> None:
 
 
 async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
-    """After SIGTERM, with half of what was in flight delivered."""
+    """After SIGTERM, when half of the records in flight are delivered."""
     scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(1000)
     worker = scene.worker("a")
@@ -77,7 +77,7 @@ async def killed_in_the_drain_of_a_stop(scene: Scene) -> None:
 
 
 async def killed_in_a_rebalance(scene: Scene) -> None:
-    """While it gives its partitions back, because a second worker has joined."""
+    """Killed while it gives its partitions back to a second worker."""
     scene.hold(after=MAX_IN_FLIGHT)
     scene.load.publish(2000)
     worker = await scene.ready_worker("a")
@@ -88,10 +88,9 @@ async def killed_in_a_rebalance(scene: Scene) -> None:
 
 
 async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
-    """Kill a worker, let a second one finish the work, and look what was repeated.
+    """Kill a worker, let a second one finish the work, and check what was repeated.
 
-    It may be what was in flight (256) and what finished after the last commit: commits come every
-    second.
+    Only records in flight (256) or finished since the last commit (up to 1 s) may be repeated.
     """
     since = time.monotonic()
     worker.kill9()
@@ -100,14 +99,14 @@ async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
     scene.let_go()
     if not scene.has_worker("b"):
         scene.worker("b")
-    await scene.close_books()
+    await scene.settle_and_check()
     scene.assert_repeats_are_recent(since)
 
 
 async def stopped_under_load(scene: Scene) -> None:
     """SIGTERM with 256 records in flight, some in backoff, and more queued than the grace allows.
 
-    Nothing new is sent, so that nothing is cut off when the grace is over.
+    No new attempt starts, so none is cut off at the end of the grace.
     """
     scene.hold(after=2 * MAX_IN_FLIGHT)
     scene.latency_seconds = 0.5
@@ -118,17 +117,17 @@ async def stopped_under_load(scene: Scene) -> None:
     await scene.until_full()
     worker.sigterm()
     scene.let_go()
-    # A worker that overruns its grace and the tail ends itself, with 1.
+    # A worker that overruns its deadline ends with 1.
     assert await worker.wait() == 0
     scene.failing = set()
     scene.latency_seconds = 0.02
     scene.worker("b")
-    await scene.close_books()
+    await scene.settle_and_check()
     scene.assert_nothing_repeated()
 
 
 async def held_records(scene: Scene) -> None:
-    """A failing and a hanging record: the very first ones of their partitions, then later ones."""
+    """A failing and a hanging record: first at the start of their partitions, then later."""
     worker = None
     for name, before in (("first", 0), ("later", 300)):
         failing, hanging = f"failing-{name}", f"hanging-{name}"
@@ -141,18 +140,18 @@ async def held_records(scene: Scene) -> None:
         held = dict(scene.load.places[key] for key in (failing, hanging))
         worker = worker or scene.worker("a", **PATIENT)
         await scene.until_accepted(scene.load.produced - len(held))
-        # CommitWatch sees to it that no commit ever passes what is held.
+        # CommitWatch checks that no commit passes the held records.
         await until_committed_around(scene, worker, held)
 
         scene.failing = set()
         scene.answer_hanging()
         await scene.until_all_committed()
-    await scene.close_books()
+    await scene.settle_and_check()
     scene.assert_nothing_repeated()
 
 
 async def until_committed_around(scene: Scene, worker: WorkerProcess, held: dict[int, int]) -> None:
-    """Wait until commits stand right before the held records, and say what is finished behind."""
+    """Wait for commits right before the held records, with metadata of those behind them."""
     ends = await scene.stage.ends()
 
     def committed() -> bool:
@@ -170,8 +169,8 @@ async def until_committed_around(scene: Scene, worker: WorkerProcess, held: dict
 
 
 async def long_metadata(scene: Scene) -> None:
-    """Every other record hangs: the commit's metadata would be longer than the brokers take."""
-    # Each of them takes two characters.
+    """Every other record hangs: the commit metadata is longer than the brokers accept."""
+    # Each hanging record takes two characters.
     count = MAX_METADATA_BYTES * 2 // 3
     hanging = [f"hanging-{number}" for number in range(count)]
     scene.failing, scene.hanging = {"failing"}, set(hanging)
@@ -191,7 +190,7 @@ async def long_metadata(scene: Scene) -> None:
 
     await worker.wait_until(committed, what="to commit what is finished, and what fits")
     scene.answer_hanging()
-    await scene.close_books()
+    await scene.settle_and_check()
     scene.assert_nothing_repeated()
 
 
@@ -212,8 +211,8 @@ async def logger_away(scene: Scene) -> None:
     assert await worker.live()
     assert await scene.stage.dead_letters() == []
     await scene.sink.up()
-    await scene.close_books()
-    # The group itself may have moved to another broker, which is none of its members' business.
+    await scene.settle_and_check()
+    # Its coordinator may have changed, which does not affect the members.
     assert (await scene.admin.settled_group(1)).members == group.members
     assert (await worker.metrics())["faust_total_rebalances"] == rebalances
     scene.assert_nothing_repeated()
@@ -228,31 +227,31 @@ STORIES: tuple[Story, ...] = (*KILLS, stopped_under_load, held_records, long_met
 
 @pytest.mark.parametrize("story", KILLS, ids=lambda story: story.__name__)
 async def test_kill_9_loses_nothing(stories: Stories, story: Story) -> None:
-    """Whatever the moment, the next worker repeats only what was in flight or not yet committed."""
+    """The next worker repeats only records that were in flight or not yet committed."""
     await stories[story]
 
 
 async def test_a_stop_under_load_repeats_nothing(stories: Stories) -> None:
-    """SIGTERM ends what is in flight, commits, ends with 0, and the next worker repeats nothing.
+    """After SIGTERM attempts in flight end, all is committed, and the next worker repeats nothing.
 
-    Not even what finished behind the records that stayed in backoff.
+    This includes records that finished behind those in backoff.
     """
     await stories[stopped_under_load]
 
 
 async def test_commits_stand_before_a_record_that_is_held_up(stories: Stories) -> None:
-    """A record that does not finish holds up its partition's commits, from the first one on.
+    """A record that does not finish stops its partition's commits, even as the first record.
 
-    It holds up nothing else, and what finished behind it stands in the commits' metadata.
+    It stops nothing else; commit metadata has what finished behind it.
     """
     await stories[held_records]
 
 
 async def test_commits_whose_metadata_is_too_long_for_the_brokers(stories: Stories) -> None:
-    """They are made without it at once, and then with as much as the brokers take."""
+    """They are repeated without it at once, and later have as much as fits."""
     await stories[long_metadata]
 
 
 async def test_a_logger_outage_longer_than_the_session(stories: Stories) -> None:
-    """With the breaker open the worker stays the member it was, and nothing is dead-lettered."""
+    """With the breaker open the worker stays in its group, and nothing is dead-lettered."""
     await stories[logger_away]

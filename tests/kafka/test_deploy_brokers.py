@@ -1,4 +1,4 @@
-"""The Kafka and worker settings of docker-compose.yml, at work on real brokers."""
+"""The Kafka and worker settings of docker-compose.yml on real brokers."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.harms_brokers
 
 SECRETS_FOLDER = "/run/secrets/"
 SETUP_LIMIT_SECONDS = 60
-# The cluster has further listeners, after those of the file.
+# The test cluster adds listeners to those of the file.
 ADDED_TO = {"listeners", "advertised.listeners", "listener.security.protocol.map"}
 
 
@@ -44,10 +44,10 @@ def compose() -> Compose:
     return Compose()
 
 
-async def test_brokers_understand_what_they_are_told(
+async def test_brokers_accept_every_setting(
     compose: Compose, kafka: RealKafka, tmp_path: Path
 ) -> None:
-    """Every variable is a property that the brokers have, with that value; health checks pass."""
+    """Every variable is a broker property with its value; health checks pass."""
     admin, settings = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}), kafka.compose
     for service in compose.brokers:
         properties = await asyncio.to_thread(image_properties, settings, service, tmp_path)
@@ -66,7 +66,7 @@ async def test_brokers_understand_what_they_are_told(
 
 
 async def told_by(admin: AdminClient, broker: ConfigResource) -> dict[str, Any] | None:
-    """A broker's properties; ``None`` where the client has just let go of the connection."""
+    """A broker's properties; ``None`` if the client has just closed the connection."""
     asked = admin.describe_configs([broker])[broker]
     try:
         told: dict[str, Any] = await asyncio.to_thread(asked.result, 30)
@@ -75,8 +75,8 @@ async def told_by(admin: AdminClient, broker: ConfigResource) -> dict[str, Any] 
     return told
 
 
-async def test_a_topic_that_nobody_made_is_not_made(kafka: RealKafka) -> None:
-    """A record for a mistyped topic is not taken, and there is no such topic afterwards."""
+async def test_a_missing_topic_is_not_created(kafka: RealKafka) -> None:
+    """A record for a mistyped topic is refused, and the topic is not created."""
     assert await asyncio.to_thread(refusal, kafka, "mistyped", 3) is not None
     assert "mistyped" not in await replicas(kafka)
 
@@ -88,10 +88,10 @@ async def test_an_order_goes_all_the_way(
     postgres_server: PostgresServer,
     tmp_path: Path,
 ) -> None:
-    """The worker of the file makes its topics, takes an order with the token, and delivers it.
+    """The worker of the file creates its topics, accepts an order with the token, and delivers it.
 
-    It goes to the sample logger of the file, and on with one broker less; but nothing is taken that
-    only one broker would have.
+    It delivers to the file's sample logger, also with a broker down; but a record that only one
+    broker could store is refused.
     """
     pair, topic = unique("pair"), unique("order-paid-events")
     names = {
@@ -120,7 +120,7 @@ async def test_an_order_goes_all_the_way(
         await eventually(lambda: accepted(logger_port, 2), 60)
 
         async def refused() -> bool:
-            # Until the controllers have given the dead broker up, its answer is waited for.
+            # Until the controllers have removed the dead broker, Kafka waits for its answer.
             code = await asyncio.to_thread(refusal, kafka, pair)
             return code == KafkaError.NOT_ENOUGH_REPLICAS
 
@@ -134,14 +134,14 @@ async def test_an_order_goes_all_the_way(
 
 
 def image_properties(settings: ComposeSettings, service: str, directory: Path) -> dict[str, str]:
-    """What the image makes of a broker's variables before each start.
+    """The properties that the image makes of a broker's variables.
 
-    It does so, and formats the storage, by a class of Kafka's own jar.
+    A class of Kafka's own jar does so at each start, and formats the storage.
     """
     folders = {name: directory / service / name for name in ("default", "mounted", "final")}
     for folder in folders.values():
         folder.mkdir(parents=True)
-        # The image has defaults, which the variables replace, all of them.
+        # The variables replace all of the image's defaults.
         (folder / "server.properties").touch()
     java, jars = str(java_executable()), f"{fetch_jars()}/*"
     done = subprocess.run(
@@ -169,7 +169,7 @@ def image_properties(settings: ComposeSettings, service: str, directory: Path) -
 
 
 def healthy(compose: Compose, settings: ComposeSettings, service: str) -> bool:
-    """Whether the health check of the file passes, at the place where the broker is here."""
+    """Whether the file's health check passes, with the test broker's address."""
     _, *command = compose.services[service]["healthcheck"]["test"]
     check = re.sub(
         r"/127\.0\.0\.1/(\d+)",
@@ -181,7 +181,7 @@ def healthy(compose: Compose, settings: ComposeSettings, service: str) -> bool:
 
 
 async def replicas(kafka: RealKafka) -> dict[str, tuple[int, int]]:
-    """How many replicas each topic has, and how many of them are in sync, in its last partition."""
+    """The number of replicas, and of those in sync, of each topic's last partition."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
     metadata = await asyncio.to_thread(admin.list_topics, None, 30)
     return {
@@ -199,7 +199,7 @@ def make_pair(kafka: RealKafka, name: str) -> None:
 
 
 def refusal(kafka: RealKafka, topic: str, seconds: int = 15) -> int | None:
-    """The code of the error with which a topic refuses a record; ``None`` if it takes it."""
+    """The error code if a topic refuses a record; ``None`` if it accepts it."""
     codes: list[int | None] = []
 
     def on_delivery(error: KafkaError | None, _: Message) -> None:
@@ -253,7 +253,7 @@ def compose_worker(
 
 
 def start_logger(compose: Compose, port: int, directory: Path) -> subprocess.Popen[bytes]:
-    """The sample logger as the file starts it, but for its address."""
+    """Start the sample logger as the file does, on another address."""
     service = compose.services["sample-logger"]
     _, *arguments = service["entrypoint"]
     assert service["command"] == ["--host", "0.0.0.0"]
@@ -267,7 +267,7 @@ def start_logger(compose: Compose, port: int, directory: Path) -> subprocess.Pop
 
 
 async def post(worker: WorkerProcess, order_id: int, token: str) -> tuple[int, str | None]:
-    """Hand an order in at the worker's page; return the status, and what became of it."""
+    """Post an order to the worker; returns the HTTP status, and the status of the order."""
     event: dict[str, Any] = {
         "eventType": "ORDER_PAID", "orderId": order_id, "userId": 456,
         "paidAt": "2025-12-19T10:30:00", "orderItems": [{"productId": 1, "orderQuantity": 2}],
@@ -283,7 +283,7 @@ async def post(worker: WorkerProcess, order_id: int, token: str) -> tuple[int, s
 
 
 async def accepted(port: int, count: int = 1) -> bool:
-    """Whether the sample logger has accepted so many, as its page says."""
+    """Whether the sample logger's page shows ``count`` accepted orders."""
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"http://{LOOPBACK}:{port}/") as response,

@@ -1,4 +1,4 @@
-"""``order-relay dlq …`` on real Kafka: what is remembered and deleted there, and two at once."""
+"""``order-relay dlq …`` on real Kafka: redriven letters, purging, and two redrives at once."""
 
 import asyncio
 import signal
@@ -33,10 +33,8 @@ async def redriven(stage: Stage) -> Counter[str]:
     return Counter(row.text("event-id") or "" for row in await stage.records())
 
 
-async def test_what_was_redriven_is_remembered_and_can_be_purged(
-    stage: Stage, tmp_path: Path
-) -> None:
-    """Letters in the middle by metadata, the first ones by the offset; only these are purged."""
+async def test_redriven_letters_are_stored_and_can_be_purged(stage: Stage, tmp_path: Path) -> None:
+    """Redriven letters are in commit metadata, the first ones in the offset; these are purged."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n, partition=n % 2) for n in range(20)])
     await commands("dlq", "redrive", "0:3", "0:5", "--yes")
@@ -66,15 +64,13 @@ async def test_what_was_redriven_is_remembered_and_can_be_purged(
     all_gone = await commands("dlq", "purge", "--all", "--yes")
     assert "15 letters, 1 of them open: were deleted" in all_gone.out
     assert await positions(commands, "--all") == []
-    # The next letter is open: what is remembered is of those before it.
+    # A new letter is open: the stored offsets are of earlier ones.
     await put_letters(stage, [letter(78)])
     assert await positions(commands) == ["0:11"]
 
 
-async def test_topics_made_anew_or_not_at_all(
-    kafka: RealKafka, stage: Stage, tmp_path: Path
-) -> None:
-    """What was redriven from an earlier topic says nothing of its heir; no topic is one line."""
+async def test_recreated_and_missing_topics(kafka: RealKafka, stage: Stage, tmp_path: Path) -> None:
+    """Redrives from a deleted topic do not count for the new one; a missing topic is one line."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(3)])
     await commands("dlq", "redrive", "--all", "--yes")
@@ -88,7 +84,7 @@ async def test_topics_made_anew_or_not_at_all(
 
 
 async def test_two_at_once(stage: Stage, tmp_path: Path) -> None:
-    """The second is refused, and the first does not notice; each letter goes out once."""
+    """The second redrive is refused; each letter is redriven once."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(LETTERS)])
     first = await started(commands, rate=3)
@@ -99,12 +95,12 @@ async def test_two_at_once(stage: Stage, tmp_path: Path) -> None:
     # This folder has no database.
     (remark,) = err.splitlines()
     assert remark.startswith(b"The audit log was not written")
-    assert out.count(b'"redriven"') == LETTERS  # one line was read before; the summary has one
+    assert out.count(b'"redriven"') == LETTERS  # minus the line read before, plus the summary
     assert await redriven(stage) == {f"paid-{n}": 1 for n in range(LETTERS)}
 
 
 async def test_two_at_the_same_moment(stage: Stage, tmp_path: Path) -> None:
-    """Whoever wins, or nobody: no letter goes out twice, and a third run finishes the rest."""
+    """One or both may be refused; no letter is redriven twice; a third run redrives the rest."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n, partition=n % 3) for n in range(LETTERS)])
     both: list[Ended] = await asyncio.gather(
@@ -117,8 +113,8 @@ async def test_two_at_the_same_moment(stage: Stage, tmp_path: Path) -> None:
     assert await redriven(stage) == {f"paid-{n}": 1 for n in range(LETTERS)}
 
 
-async def test_stopped_or_killed_it_goes_on_where_it_was(stage: Stage, tmp_path: Path) -> None:
-    """After SIGTERM nothing goes out twice; after a kill at most the batch under way."""
+async def test_a_stopped_or_killed_redrive_continues(stage: Stage, tmp_path: Path) -> None:
+    """After SIGTERM no letter is redriven twice; after a kill at most one batch is."""
     commands = relay_on(stage, tmp_path)
     await put_letters(stage, [letter(n) for n in range(LETTERS)])
     ended = await end_by_signal(await started(commands), signal.SIGTERM)
@@ -131,7 +127,7 @@ async def test_stopped_or_killed_it_goes_on_where_it_was(stage: Stage, tmp_path:
     killed = await started(commands)
     killed.kill()
     await killed.communicate()
-    # Kafka forgets the dead member first; this waits for that.
+    # This waits until Kafka has removed the dead member.
     await commands("dlq", "redrive", "--all", "--yes")
     counts = await redriven(stage)
     assert set(counts) == {f"paid-{n}" for n in range(LETTERS)}
@@ -140,7 +136,7 @@ async def test_stopped_or_killed_it_goes_on_where_it_was(stage: Stage, tmp_path:
 
 
 async def started(commands: Commands, rate: int = 10) -> asyncio.subprocess.Process:
-    """A slow redrive of everything that has begun."""
+    """A slow redrive of all letters, after the first."""
     process = await commands.start(
         "dlq", "redrive", "--all", "--yes", "--rate", str(rate), "--json"
     )

@@ -1,4 +1,4 @@
-"""Where a worker begins when it asks a broker that does not know what its group committed."""
+"""A worker asks for its group's commits at a broker that is not the coordinator any more."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from tests.support.kafka_cluster import RealKafka
 async def test_the_group_has_moved_to_another_broker(
     kafka: RealKafka, unique: Callable[[str], str]
 ) -> None:
-    """Kafka's answer is an error without partitions, not "nothing is committed"."""
+    """Kafka's answer is an error without partitions, and does not mean "no commits"."""
     topic, group = unique("order-paid"), unique("group")
     kafka.create_topic(topic, partitions=2)
     committed, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
@@ -22,6 +22,6 @@ async def test_the_group_has_moved_to_another_broker(
         await consumer.commit({committed: OffsetAndMetadata(7, "relay2:7:3:0")})
         coordinator = consumer._coordinator
         for broker_id in kafka.broker_ids:
-            coordinator.coordinator_id = broker_id  # as if it had been there a moment ago
+            coordinator.coordinator_id = broker_id  # a former coordinator
             commits = await fetch_commits(coordinator, [committed, other])
             assert commits == {committed: OffsetAndMetadata(7, "relay2:7:3:0"), other: None}

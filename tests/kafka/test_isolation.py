@@ -1,4 +1,4 @@
-"""Two consumers in one worker: whatever becomes of the one, the other goes on as if alone."""
+"""Two consumers in one worker: a fault of one does not affect the other."""
 
 import json
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(
 async def stories(
     module_kafka: RealKafka, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stories]:
-    """Begin all stories; a test awaits its own."""
+    """Start all stories; each test awaits one."""
 
     async def tell(story: Story) -> None:
         folder = tmp_path_factory.mktemp("story")
@@ -35,7 +35,7 @@ async def stories(
 
 
 async def the_function_misbehaves(scene: Scene, coupons: Coupons) -> None:
-    """It raises, hangs, has its worker killed meanwhile, and blocks the event loop."""
+    """It raises, hangs, survives a kill of its worker, and blocks the event loop."""
     scene.load.publish(1, key=BAD, partition=0)
     await scene.load.settle()
     coupons.rejected.add(scene.load.places[BAD])
@@ -57,8 +57,8 @@ async def the_function_misbehaves(scene: Scene, coupons: Coupons) -> None:
     coupons.be("block")
     await logged_and_committed(scene, 400)
     coupons.be("well")
-    await scene.close_books()
-    await coupons.close_books(scene)
+    await scene.settle_and_check()
+    await coupons.settle_and_check(scene)
 
 
 async def logged_and_committed(scene: Scene, count: int) -> None:
@@ -70,7 +70,7 @@ async def logged_and_committed(scene: Scene, count: int) -> None:
 
 
 async def the_logger_is_down(scene: Scene, coupons: Coupons) -> None:
-    """The function handles and commits all of it, and the logger gets it later."""
+    """The function handles and commits all orders; the logger gets them later."""
     await scene.sink.down()
     scene.load.publish(400)
     scene.worker("a", **coupons.settings)
@@ -79,12 +79,12 @@ async def the_logger_is_down(scene: Scene, coupons: Coupons) -> None:
     await coupons.until_all_committed()
     assert not scene.commits.known_at
     await scene.sink.up()
-    await scene.close_books()
-    await coupons.close_books(scene)
+    await scene.settle_and_check()
+    await coupons.settle_and_check(scene)
 
 
 async def the_function_cannot_begin(scene: Scene, coupons: Coupons) -> None:
-    """First its dead-letter topic is refused, then its group; it begins when both are right."""
+    """First its dead-letter topic cannot be created, then its group refuses it; then both work."""
     other = aiokafka.AIOKafkaConsumer(
         coupons.stage.topic,
         bootstrap_servers=coupons.stage.bootstrap_servers,
@@ -94,7 +94,7 @@ async def the_function_cannot_begin(scene: Scene, coupons: Coupons) -> None:
     )
     await other.start()  # a member that shares no assignor with the worker
     try:
-        # With three brokers nothing can be made of what is missing: its dead-letter topic alone.
+        # Three brokers cannot hold four replicas: the missing dead-letter topic cannot be created.
         without_tables = {"deliveries_store": "off", "coupons_deliveries_store": "off"}
         settings = coupons.settings | without_tables | {"topic_replication_factor": 4}
         worker = scene.worker("a", **settings)
@@ -116,8 +116,8 @@ async def the_function_cannot_begin(scene: Scene, coupons: Coupons) -> None:
     finally:
         await other.stop()
     worker.start()
-    await scene.close_books()
-    await coupons.close_books(scene)
+    await scene.settle_and_check()
+    await coupons.settle_and_check(scene)
     assert await worker.stop() == 0
 
 
@@ -125,8 +125,8 @@ STORIES = (the_function_misbehaves, the_logger_is_down, the_function_cannot_begi
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: str(story.__name__))
-async def test_what_becomes_of_one_consumer_is_nothing_to_the_other(
+async def test_a_fault_of_one_consumer_does_not_affect_the_other(
     stories: Stories, story: Story
 ) -> None:
-    """Deliveries, order and commits of the other go on; in the end neither has lost anything."""
+    """The other's deliveries, order and commits continue; neither loses an order."""
     await stories[story]

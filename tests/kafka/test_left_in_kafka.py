@@ -1,4 +1,4 @@
-"""A key with more records than a worker keeps: they wait in Kafka, others go on, none is lost."""
+"""A key with more records than a worker holds: they wait in Kafka, and none is lost."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.kafka.test_delivery_worker_faults import PATIENT
 from tests.support.kafka_cluster import RealKafka
 
 HOT = "hot"
-# More than are held and left together: reading the partition pauses.
+# More than may be held and left together: reading the partition pauses.
 HOT_ORDERS = MAX_LEFT + 2_000
 HOT_HELD = MAX_QUEUED_RECORDS // KEY_SHARE
 HOT_DELETED = 45_000
@@ -19,9 +19,9 @@ LEFT = "order_relay_left_in_kafka_records"
 
 
 async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_path: Path) -> None:
-    """Others are delivered while it waits; then it is, in order, over the kill of its worker.
+    """Other keys are delivered meanwhile; then this one in order, despite a kill of the worker.
 
-    What Kafka has deleted meanwhile is told, and holds nothing up.
+    Records that Kafka deletes meanwhile are counted, and delay nothing.
     """
     async with Scene(kafka, tmp_path, keys=50) as scene:
         scene.failing = {HOT}
@@ -41,7 +41,7 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
         assert (await worker.metrics())["order_relay_held_records"] == HOT_HELD
         scene.assert_nothing_repeated()
 
-        # In hand are its first 1,000; of what is left most is deleted.
+        # The first 1,000 records are in hand; most of the rest is deleted.
         scene.deleted = {(0, offset) for offset in range(HOT_HELD + OTHERS // 2, HOT_DELETED)}
         await scene.admin.delete_records(scene.stage.topic, 0, before=HOT_DELETED)
         scene.failing = set()
@@ -51,6 +51,6 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
         since = time.monotonic()
         worker.kill9()
         successor = await scene.ready_worker("b", **PATIENT)
-        await scene.close_books()
+        await scene.settle_and_check()
         scene.assert_repeats_are_recent(since)
         assert (await successor.metrics())[LEFT] == 0

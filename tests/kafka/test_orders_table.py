@@ -1,4 +1,4 @@
-"""The table ``deliveries`` on real Kafka: after kills and rebalances, and over several workers."""
+"""The deliveries table on real Kafka: after kills and rebalances, and over several workers."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
 
 
 def paid(first: int, last: int) -> list[Order]:
-    """Orders whose events carry ids of their own, as the publisher gives them."""
+    """Orders whose events have ids, as the publisher sets them."""
     return [order(n, event_id=f"paid-{n}") for n in range(first, last + 1)]
 
 
@@ -40,7 +40,7 @@ async def until_finished(stage: Stage, sink: ScriptedSink, last: int) -> None:
 
 
 async def states(worker: WorkerProcess, first: int, last: int) -> Counter[str]:
-    """What a worker says of these orders: how many are in which state, or which status it gave."""
+    """Count these orders by the state that a worker reports, or by the status of its answer."""
 
     async def state(order_id: int) -> str:
         answer = await worker.get(f"/orders/{order_id}")
@@ -55,7 +55,7 @@ async def states(worker: WorkerProcess, first: int, last: int) -> Counter[str]:
 
 
 async def until_known(worker: WorkerProcess, last: int) -> None:
-    """Wait until a worker tells of all orders from 1 to this one that they are delivered."""
+    """Wait until a worker reports all orders from 1 to this one as delivered."""
 
     async def known() -> bool:
         return await states(worker, 1, last) == {"delivered": last}
@@ -64,7 +64,7 @@ async def until_known(worker: WorkerProcess, last: int) -> None:
 
 
 async def duplicates(*workers: WorkerProcess) -> float:
-    """Events that these workers found delivered before."""
+    """The number of duplicates that these workers found."""
     name = 'order_relay_deliveries_total{outcome="duplicate"}'
     return sum([(await worker.metrics())[name] for worker in workers])
 
@@ -72,7 +72,7 @@ async def duplicates(*workers: WorkerProcess) -> float:
 async def test_the_changelog_is_compacted_and_as_wide_as_its_source(
     kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """The worker declares it so, also where the source is not as wide as TOPIC_PARTITIONS."""
+    """The worker creates it so, even if the source topic differs from TOPIC_PARTITIONS."""
     kafka.create_topic(stage.topic, 5)
     async with WorkerProcess(tmp_path, stage, sink.url, **SESSION) as worker:
         await worker.wait_ready()
@@ -86,7 +86,7 @@ async def test_the_changelog_is_compacted_and_as_wide_as_its_source(
 async def test_orders_do_not_wait_for_a_changelog_that_cannot_be_made(
     kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """It is said in one line; deliveries, and their commits, go on without the table."""
+    """One line reports it; deliveries and commits continue without the table."""
     for topic in (stage.topic, stage.dlq_topic):
         kafka.create_topic(topic, 3)
     async with WorkerProcess(
@@ -104,7 +104,7 @@ async def test_orders_do_not_wait_for_a_changelog_that_cannot_be_made(
 async def test_a_killed_worker_comes_back_and_knows(
     stage: Stage, sink: ScriptedSink, tmp_path: Path, store: str
 ) -> None:
-    """After a kill -9 in full flight every order is known, and what was delivered stays so."""
+    """After a kill -9 under load every order is known, and delivered orders are not repeated."""
     async with WorkerProcess(
         tmp_path, stage, sink.url, deliveries_store=store, max_in_flight=20, **SESSION
     ) as worker:
@@ -115,9 +115,9 @@ async def test_a_killed_worker_comes_back_and_knows(
         await stage.publish(paid(301, 600))
         await sink.wait_for(lambda s: len(s.accepted) > 350, timeout=LIMIT_SECONDS)
         worker.kill9()
-        # What it had sent is read by the logger all the same.
+        # The logger still reads requests sent before the kill.
         await eventually(lambda: sink.open_requests == 0, LIMIT_SECONDS, "the sink at rest")
-        # A service that heard no answer publishes again.
+        # A service without an answer publishes again.
         await stage.publish(paid(1, 600))
         at_kill = {request.idempotency_key for request in sink.requests}
         worker.start()
@@ -126,7 +126,7 @@ async def test_a_killed_worker_comes_back_and_knows(
         assert await states(worker, 1, 600) == {"delivered": 600}
         assert await states(worker, 601, 605) == {"404": 5}
         repeated = {one for one, count in Counter(sink.accepted_keys).items() if count > 1}
-        # Only what the killed worker could not write down any more, some 20 in flight and 50 ms.
+        # Only orders without a stored entry: about 20 in flight, and those of the last 50 ms.
         assert repeated <= at_kill - {f"paid-{n}" for n in range(1, 301)}
         assert await duplicates(worker) >= 600 - len(repeated)
         assert await worker.stop() == 0
@@ -136,7 +136,7 @@ async def test_a_killed_worker_comes_back_and_knows(
 async def test_every_worker_answers_for_all(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Each of two workers tells of every order, through joining, leaving and dying."""
+    """Each of two workers answers for every order, also after a join and a kill."""
     async with (
         WorkerProcess(tmp_path, stage, sink.url, name="a", **SESSION) as a,
         WorkerProcess(tmp_path, stage, sink.url, name="b", **SESSION) as b,
@@ -156,7 +156,7 @@ async def test_every_worker_answers_for_all(
         assert await duplicates(a, b) == 200
 
         a.kill9()
-        # Of a dead worker's orders nobody says that they are unknown.
+        # A dead worker's orders are not reported as unknown.
         assert set(await states(b, 1, 300)) <= {"delivered", "503"}
         await until_known(b, 300)
         await stage.publish(paid(1, 300))

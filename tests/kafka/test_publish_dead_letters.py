@@ -1,4 +1,4 @@
-"""Dead letters that Kafka refuses go to the table, and from there to the dead-letter topic."""
+"""Refused dead letters are saved in the fallback table, and later published from it."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from tests.support.worker import WorkerProcess
 
 REJECTED = 100
 ALL_THREE = {"min.insync.replicas": "3"}
-# What librdkafka calls NOT_ENOUGH_REPLICAS_AFTER_APPEND.
+# librdkafka's text for NOT_ENOUGH_REPLICAS_AFTER_APPEND.
 WRITTEN = "written to insufficient number of in-sync replicas"
 
 
@@ -26,7 +26,7 @@ WRITTEN = "written to insufficient number of in-sync replicas"
 async def test_letters_refused_for_want_of_a_replica(
     kafka: RealKafka, tmp_path: Path, sqlite_url: str
 ) -> None:
-    """Their records are committed as finished; when the replica is back, so are the letters."""
+    """Their records are committed; the letters are published when the replica is back."""
     async with PublishScene(
         kafka, tmp_path, sqlite_url, dlq_configs=ALL_THREE, fallback_max_retry=20
     ) as scene:
@@ -60,7 +60,7 @@ async def test_letters_refused_for_want_of_a_replica(
 async def test_letters_refused_for_want_of_the_topic(
     kafka: RealKafka, tmp_path: Path, postgres_url: str
 ) -> None:
-    """They are given up and wait for a person, who makes the topic and requeues them."""
+    """They are FAILED until a person creates the topic and requeues them."""
     async with PublishScene(kafka, tmp_path, postgres_url, fallback_max_retry=1) as scene:
         scene.sink.script = lambda _: Answer(422)
         worker = await scene.ready_worker("a")
@@ -84,10 +84,10 @@ async def test_letters_refused_for_want_of_the_topic(
 async def check_letters(
     scene: PublishScene, worker: WorkerProcess, rejected: list[Published]
 ) -> None:
-    """Each record's letter is in the dead-letter topic once, as it is; those of a key in order.
+    """Each record's letter is in the dead-letter topic once, unchanged, each key in order.
 
-    A letter that Kafka refused after its leader had written it is there more often, whatever a
-    producer does: a replica left while the leader waited for it.
+    Only a letter that Kafka refused after its leader had written it may be there more often: a
+    replica left while the leader waited for it.
     """
     letters = await scene.stage.dead_letters()
     refusals = worker.log_lines("Fallback message refused")

@@ -1,4 +1,4 @@
-"""Workers that replay thousands of rows into real Kafka side by side, or die at it."""
+"""Workers that replay thousands of rows into real Kafka, side by side or killed."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.orders import order_value
 from tests.support.waiting import POLL_SECONDS
 from tests.support.worker import WorkerProcess
 
-# Two workers hold 2,000 each at a time: those are a part of all.
+# More than the 2,000 that each of two workers leases at a time.
 ROWS = 5_000
 MOST_ROWS = 5 * ROWS
 KEYS = 2_500
@@ -23,7 +23,7 @@ INSERT_CHUNK = 1_000
 
 
 async def test_two_workers_at_once(kafka: RealKafka, tmp_path: Path, sqlite_url: str) -> None:
-    """Both publish, no row twice, and those of a key in their order although both have some.
+    """Both publish, no row twice, and each key in order although both have rows of it.
 
     On PostgreSQL: test_scale_out.
     """
@@ -46,9 +46,9 @@ async def test_two_workers_at_once(kafka: RealKafka, tmp_path: Path, sqlite_url:
 async def test_a_worker_killed_while_it_replays(
     kafka: RealKafka, tmp_path: Path, request: pytest.FixtureRequest, database: str
 ) -> None:
-    """Its lease is respected until it runs out; then others take the rows over; none is lost.
+    """Its rows wait until the lease runs out; then another worker takes over; none is lost.
 
-    Twice in Kafka is at most what the dead worker had sent and not yet marked.
+    Only rows that it had sent and not yet marked may be in Kafka twice.
     """
     url: str = request.getfixturevalue(database)
     async with PublishScene(kafka, tmp_path, url, **PATIENT) as scene:
@@ -80,7 +80,7 @@ async def test_a_worker_killed_while_it_replays(
 
 
 async def save_rows(scene: PublishScene, first_order: int = 1) -> None:
-    """Save as many orders as ROWS in the table, as an outage does; they appear at once."""
+    """Save ROWS orders in the table, as an outage does, in one transaction."""
     rows = [
         insert_values(
             NewMessage(
@@ -102,13 +102,13 @@ async def save_rows(scene: PublishScene, first_order: int = 1) -> None:
 async def killed_amid_a_batch(
     scene: PublishScene, worker: WorkerProcess
 ) -> tuple[list[Saved], int]:
-    """Kill it while it has a lease on rows and others wait.
+    """Kill the worker while it has a lease on some rows and others wait.
 
-    Between two batches it has none, so it is looked at while it cannot move. On a busy machine it
-    may publish all rows before this process looks again; then more are saved.
+    Between two batches it has no lease, so it is frozen for each look. On a busy machine it may
+    publish all rows before the next look; then more are saved.
 
     Returns:
-        The rows that it leaves, and how many were saved.
+        The remaining rows, and how many were saved.
     """
     saved = ROWS
     while True:
@@ -127,7 +127,7 @@ async def killed_amid_a_batch(
 
 
 def leased_rows(rows: list[Saved]) -> set[int]:
-    """Those that a worker was about to publish."""
+    """Rows that a worker was about to publish."""
     return {row.id for row in rows if row.token and row.status is Status.PENDING}
 
 
@@ -141,7 +141,7 @@ def held_back(rows: list[Saved], leased: set[int]) -> set[int]:
 
 
 async def let_leases_run_out(scene: PublishScene) -> None:
-    """Do what a minute does."""
+    """Let all leases expire."""
     past = "2000-01-01 00:00:00.000000"
     if scene.engine.dialect.name == "postgresql":
         past += "+00"

@@ -1,4 +1,4 @@
-"""Workers added to a group share its partitions, do no work twice, and their metrics add up."""
+"""Several workers share a group's partitions, do no work twice, and their metrics add up."""
 
 import re
 from collections import Counter
@@ -20,15 +20,15 @@ LIMIT_SECONDS = 120.0
 
 
 async def test_workers_share_the_partitions(kafka: RealKafka, tmp_path: Path) -> None:
-    """Each has its part and delivers it; every order arrives once; what they count adds up.
+    """Each delivers its share; every order arrives once; the metrics add up.
 
-    A worker more than there are partitions would have none; here each has as many as the others.
+    Each of three workers has two of six partitions.
     """
     async with Scene(kafka, tmp_path, partitions=PARTITIONS, keys=KEYS) as scene:
         workers = [scene.worker(name) for name in "abc"]
         await until_shared(workers, PARTITIONS)
         scene.load.publish(ORDERS)
-        await scene.close_books()
+        await scene.settle_and_check()
         assert len(scene.accepted_orders) == ORDERS
         scene.assert_nothing_repeated()
         assert scene.overlaps() == []
@@ -39,7 +39,7 @@ async def test_workers_share_the_partitions(kafka: RealKafka, tmp_path: Path) ->
 
         async def caught_up() -> bool:
             lags = [lag(await worker.metrics(), scene.stage.topic) for worker in workers]
-            # Each partition is told by its owner, and by nobody else.
+            # Only the owner reports a partition's lag.
             assert sorted(p for one in lags for p in one) == list(range(PARTITIONS))
             return sum(sum(one.values()) for one in lags) == 0
 
@@ -55,7 +55,7 @@ async def test_three_workers_replay_one_table(
         await until_shared(workers, 3)
         name = 'order_relay_fallback_replayed_total{result="published"}'
         saved, replayed = 0, [0.0]
-        # Two of them may be done with the rows of one round before the third one looks.
+        # Two workers may publish all rows of a round before the third one sweeps.
         while min(replayed) == 0 and saved < MAX_ROUNDS * ROWS:
             await save_rows(scene, saved + 1)
             saved += ROWS
@@ -92,7 +92,7 @@ async def until_shared(workers: list[WorkerProcess], partitions: int) -> None:
 
 
 async def counted_outcomes(workers: list[WorkerProcess], records: int) -> list[Counter[str]]:
-    """What each worker has finished, once they have counted all records: after the sink has."""
+    """Each worker's outcomes, once they have counted all records."""
     counted: list[Counter[str]] = []
 
     async def all_counted() -> bool:
@@ -113,7 +113,7 @@ def outcomes(metrics: Mapping[str, float]) -> Counter[str]:
 
 
 def lag(metrics: Mapping[str, float], topic: str) -> dict[int, float]:
-    """The lag that a worker tells of, by partition of a topic."""
+    """The lag that a worker reports, by partition of a topic."""
     pattern = rf'order_relay_consumer_lag{{partition="(\d+)",topic="{re.escape(topic)}"}}'
     return {
         int(match[1]): value

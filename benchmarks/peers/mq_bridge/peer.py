@@ -2,8 +2,8 @@
 
 ``peer.py SERVERS TOPIC GROUP URL IN_FLIGHT``
 
-A batch's requests go side by side; the next batch goes when all are answered. More than one batch
-at a time would be faster still with a slow sink, and give up the order between batches, too.
+A batch's requests are parallel; the next batch starts when all are answered. Several batches at a
+time would be faster with a slow sink, but lose the order between batches, too.
 """
 
 from __future__ import annotations

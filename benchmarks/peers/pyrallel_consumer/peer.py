@@ -17,8 +17,8 @@ from pyrallel_consumer.dto import ExecutionMode, OrderingMode, WorkItem
 
 async def run(servers: str, topic: str, group: str, url: str, in_flight: int) -> None:
     config = KafkaConfig(BOOTSTRAP_SERVERS=servers, CONSUMER_GROUP=group, dlq_enabled=False)
-    # It pauses its consumer when more than max_in_flight are polled, and with each pause librdkafka
-    # drops what it had fetched: the default of 1,000 a poll is half as fast.
+    # It pauses its consumer when more than max_in_flight are polled, and at each pause librdkafka
+    # drops the fetched records: the default of 1,000 a poll is half as fast.
     config.parallel_consumer.poll_batch_size = 10_000
     config.parallel_consumer.ordering_mode = OrderingMode.KEY_HASH
     config.parallel_consumer.execution.mode = ExecutionMode.ASYNC

@@ -22,7 +22,7 @@ ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 
 @dataclass
 class Table:
-    """A store under test and the clock it goes by."""
+    """A store under test and its clock."""
 
     store: FallbackTable
     clock: Clock
@@ -39,7 +39,7 @@ class Table:
 
 @pytest.fixture
 def cluster(stage: Stage) -> str:
-    """Where the brokers of the embedded cluster listen."""
+    """The bootstrap servers of the embedded cluster."""
     return stage.bootstrap_servers
 
 
@@ -59,7 +59,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without anything in it."""
+    """An empty database."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'ne w%.db'}"
     server: PostgresServer = request.getfixturevalue("postgres_server")
@@ -77,7 +77,7 @@ async def store(database_url: str) -> AsyncIterator[FallbackTable]:
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def table(request: pytest.FixtureRequest) -> AsyncIterator[Table]:
-    """Each store in turn, with a clock that stands still."""
+    """Each store in turn, with a clock that the test advances."""
     clock = Clock()
     store: FallbackTable = MemoryFallbackStore(clock=clock)
     if request.param != "memory":

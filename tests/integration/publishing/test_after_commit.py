@@ -1,4 +1,4 @@
-"""Events of committed transactions are published, those of others never."""
+"""Events of committed transactions are published, others are not."""
 
 import asyncio
 import logging
@@ -59,7 +59,7 @@ class Service:
 
     @property
     def sent(self) -> list[int]:
-        """The orders whose events Kafka was given, in order."""
+        """The orders whose events were sent to Kafka, in order."""
         return [int(record.key or b"-1") for record in self.kafka.sent]
 
 
@@ -90,7 +90,7 @@ async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_u
 
 
 async def test_a_blocking_session_in_a_thread(tmp_path: Path) -> None:
-    """A Session of another thread publishes through the loop, and can wait there for the end."""
+    """A Session of another thread publishes through the loop, and can wait for the result."""
     service = Service()
 
     def pay() -> list[object]:
@@ -111,7 +111,7 @@ async def test_a_blocking_session_in_a_thread(tmp_path: Path) -> None:
 
 
 async def test_a_blocking_session_in_the_loops_thread(tmp_path: Path) -> None:
-    """A Session in the loop's own thread does as well; blocking there is refused, not a hang."""
+    """A Session in the loop's own thread works, too; blocking there is an error, not a hang."""
     service = Service()
     with sync_engine(str(tmp_path / "orders.db")) as engine, orm.Session(engine) as session:
         pending = service.after_commit.publish(session, paid(1))
@@ -123,7 +123,7 @@ async def test_a_blocking_session_in_the_loops_thread(tmp_path: Path) -> None:
 
 
 def test_a_service_without_asyncio(cluster: str, topic: str, tmp_path: Path) -> None:
-    """``order_events_thread`` brings its own loop, and leaves nothing running."""
+    """``order_events_thread`` has its own loop, and ends its thread."""
     settings = publish_settings(cluster, tmp_path / "fallback.db", order_paid_topic=topic)
     with (
         order_events_thread(settings) as events,
@@ -135,14 +135,14 @@ def test_a_service_without_asyncio(cluster: str, topic: str, tmp_path: Path) -> 
         session.commit()
         assert isinstance(pending.result(30), Published)
         last = events.after_commit.publish(session, paid(2))
-        session.commit()  # and nobody waits for this one
+        session.commit()  # not awaited
     assert isinstance(last.result(0), Published)
     assert {record.key for record in read_topic(cluster, topic)} == {b"1", b"2"}
     assert "order-events" not in {thread.name for thread in threading.enumerate()}
 
 
 async def test_a_publisher_in_another_loop() -> None:
-    """An error at once; it waited for ever for Kafka's answer, which wakes only its own loop."""
+    """It raises at once: Kafka's answer wakes only the publisher's own loop."""
     publisher = Service().publisher
 
     def publish() -> None:
@@ -161,8 +161,8 @@ async def test_a_wrong_event_is_refused_before_the_commit() -> None:
         assert not session.in_transaction()
 
 
-def test_a_fork_is_told_before_its_commit() -> None:
-    """A fork has no thread that could publish, so that its event would vanish without a word."""
+def test_a_fork_is_refused_before_its_commit() -> None:
+    """A fork has no thread that publishes; its event would be lost silently."""
     ended = subprocess.run(
         [sys.executable, "-c", FORK], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -170,7 +170,7 @@ def test_a_fork_is_told_before_its_commit() -> None:
 
 
 async def test_what_was_given_is_published() -> None:
-    """Changing the event before the commit changes nothing."""
+    """Changing the event after ``publish`` has no effect."""
     service = Service()
     event = paid(1)
     with orm.Session() as session:
@@ -183,7 +183,7 @@ async def test_what_was_given_is_published() -> None:
 
 
 async def test_the_commit_does_not_wait_for_kafka() -> None:
-    """While Kafka says nothing, commits go on; events come out in the order of commits."""
+    """Without Kafka's answers commits continue; events keep the order of commits."""
     service = Service()
     service.kafka.answers.clear()
     pending = []
@@ -197,8 +197,8 @@ async def test_the_commit_does_not_wait_for_kafka() -> None:
     assert service.sent == list(range(5))
 
 
-async def test_who_stops_waiting_takes_nothing_back() -> None:
-    """Cancelling whoever awaits an event, before or after the commit, changes nothing."""
+async def test_cancelling_a_wait_does_not_cancel_the_publish() -> None:
+    """Cancelling a wait before the commit does not cancel the publish."""
     service = Service()
     with orm.Session() as session:
         pending = service.after_commit.publish(session, paid(1))
@@ -210,7 +210,7 @@ async def test_who_stops_waiting_takes_nothing_back() -> None:
 
 
 async def test_saved_and_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """What Kafka refuses is saved; what the database refuses too is an error, told and logged."""
+    """Events that Kafka refuses are saved; a refusal of the database is raised and logged."""
     service = Service()
     service.kafka.refuse_all()
     assert isinstance(await service.pay(), Saved)
@@ -224,7 +224,7 @@ async def test_saved_and_lost(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("from_thread", [False, True], ids=["loop", "thread"])
 async def test_closing_right_after_a_commit(from_thread: bool) -> None:
-    """Nothing that was committed before the close is forgotten by it."""
+    """An event committed before the close is not lost."""
     service = Service()
     service.kafka.answers.clear()
     pending = await asyncio.to_thread(service.pay) if from_thread else service.pay()
@@ -235,7 +235,7 @@ async def test_closing_right_after_a_commit(from_thread: bool) -> None:
 
 
 async def test_the_end_comes_after_all_commits_before_it(caplog: pytest.LogCaptureFixture) -> None:
-    """An event of an earlier commit is safe when ``end`` returns; a later one is lost, and told."""
+    """Events of earlier commits are safe when ``end`` returns; a later one is lost and logged."""
     service = Service()
     service.kafka.answers.clear()
     await service.publisher.close(grace_seconds=0)
@@ -250,7 +250,7 @@ async def test_the_end_comes_after_all_commits_before_it(caplog: pytest.LogCaptu
 
 
 async def test_an_answer_within_the_grace() -> None:
-    """Closing waits for Kafka's answer as long as it was told."""
+    """Closing waits for Kafka's answer within the grace."""
     service = Service()
     service.kafka.answers.clear()
     pending = service.pay()
@@ -277,7 +277,7 @@ def test_a_commit_after_the_loop_has_ended(caplog: pytest.LogCaptureFixture) -> 
 def test_leaving_while_threads_commit(
     cluster: str, topic: str, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each of their events is published or saved, or the log has it; leaving does not wait."""
+    """Each event is published, saved or logged as lost; leaving does not wait for threads."""
     settings = publish_settings(cluster, sqlite_url, order_paid_topic=topic)
     left = threading.Event()
     pending: list[PendingPublish] = []
@@ -310,7 +310,7 @@ def test_leaving_while_threads_commit(
 
 
 def test_a_service_without_asyncio_and_a_wrong_database() -> None:
-    """The error comes to the caller, and no thread is left."""
+    """The caller gets the error, and no thread is left."""
     settings = publish_settings("localhost:1", "sqlite+aiosqlite:///:memory:")
     with pytest.raises(InvalidDatabaseUrl), order_events_thread(settings):
         pass

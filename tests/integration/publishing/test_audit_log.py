@@ -1,4 +1,4 @@
-"""The audit log on each database: its table is made at the first entry, whoever writes it."""
+"""The audit log on each database: the first entry creates its table."""
 
 import asyncio
 from dataclasses import replace
@@ -15,13 +15,13 @@ MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
 
 
 def entry(number: int, *, actor: str = "Ada", detail: str = "") -> AuditEntry:
-    """An entry of its own minute."""
+    """An entry of that minute."""
     at = MOMENT + timedelta(minutes=number)
     return AuditEntry(actor, "rows discarded", "fallback table", number, detail, at)
 
 
 async def test_entries_come_back_the_newest_first(store: FallbackTable) -> None:
-    """Nothing before the first one; times, counts and any text as they were written."""
+    """The log starts empty; times, counts and any text come back as written."""
     log = AuditLog(store.engine)
     assert await log.latest(10) == []
     written = [entry(0), entry(1, detail="'; DROP TABLE x; --"), entry(2, actor="Åsa\U0001f600")]
@@ -54,7 +54,7 @@ async def test_two_workers_may_write_the_first_entry(store: FallbackTable) -> No
 async def test_an_entry_that_failed_does_not_break_the_next_one(
     store: FallbackTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first entry that is rolled back takes the table with it; the next one makes it again."""
+    """Rolling back the first entry drops the table, too; the next entry creates it again."""
     log = AuditLog(store.engine)
 
     async def cut_off(*_: object) -> None:
@@ -69,7 +69,7 @@ async def test_an_entry_that_failed_does_not_break_the_next_one(
 
 
 async def test_text_that_databases_refuse_is_escaped(store: FallbackTable) -> None:
-    """Zeros, which PostgreSQL refuses, and lone surrogates, as of an argument that is not UTF-8."""
+    """NUL, which PostgreSQL refuses, and lone surrogates, from arguments that are not UTF-8."""
     log = AuditLog(store.engine)
     await log.write(entry(1, detail="a\0b\udcff"))
     assert (await log.latest(1))[0].detail == "a\\x00b\\udcff"

@@ -1,4 +1,4 @@
-"""The twin in memory and the real databases answer alike, whatever workers do."""
+"""The in-memory store and real databases give the same answers."""
 
 from hypothesis import HealthCheck, example, given, settings
 
@@ -15,11 +15,11 @@ EMPTY = {
 }
 
 
-# Each example empties the table itself, so that the fixture may serve all of them.
+# Each example empties the table itself, so one fixture serves all of them.
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(life=steps)
 @example(life=[("save", b"a"), ("take", 0, 1, False), ("pass", 1), ("renew", 0)])
-def test_same_life_same_answers(database_url: str, life: list[Step]) -> None:
+def test_memory_and_database_give_the_same_answers(database_url: str, life: list[Step]) -> None:
     """Every claim, settlement and row is the same in memory and in the database."""
     blocking(_compare(database_url, life))
 
@@ -44,7 +44,7 @@ async def _compare(database_url: str, life: list[Step]) -> None:
 
 
 def _comparable(row: object) -> dict[str, object]:
-    """Tokens are random: only whether there is one is compared."""
+    """The row's fields; of the random token, only whether it is set."""
     fields = {name: getattr(row, name) for name in row.__slots__}  # type: ignore[attr-defined]
     fields["lease_token"] = fields["lease_token"] is not None
     return fields

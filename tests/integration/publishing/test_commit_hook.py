@@ -1,4 +1,4 @@
-"""What follows a commit of a session follows that commit, and no rollback, whatever the nesting."""
+"""Callbacks of a session run after its commit, and never after a rollback, at any nesting."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ from tests.support.publish_orders import Order, metadata, orders
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    """SQLite, with transactions and savepoints as other databases have them."""
+    """SQLite, with transactions and savepoints like other databases."""
     made = sa.create_engine(f"sqlite:///{tmp_path}/orders.db")
 
     def connected(connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
@@ -37,21 +37,21 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
 
 
 class Diary:
-    """What was committed, and what was dropped, in order."""
+    """Lists what was committed and what was dropped."""
 
     def __init__(self) -> None:
         self.committed: list[int] = []
         self.dropped: list[int] = []
 
     def ask(self, session: AnySession, number: int) -> None:
-        """Ask to be told about the transaction that a session is in."""
+        """Register callbacks for the session's transaction."""
         when_committed(
             session, lambda: self.committed.append(number), lambda: self.dropped.append(number)
         )
 
 
 def test_after_a_commit(engine: sa.Engine) -> None:
-    """Nothing before the commit; then once, in the order asked; nothing at the next commit."""
+    """Callbacks run once, after the commit, in the order registered."""
     diary = Diary()
     with orm.Session(engine) as session:
         for number in (3, 1, 2):
@@ -94,7 +94,7 @@ def expunged(session: orm.Session) -> None:
     ],
 )  # fmt: skip
 def test_never_without_a_commit(engine: sa.Engine, end: Callable[[orm.Session], None]) -> None:
-    """A rollback, a close, an exception or a failed flush is told as such, and only that."""
+    """After a rollback, a close, an exception or a failed flush, only "dropped" is called."""
     diary = Diary()
     session = orm.Session(engine)
     diary.ask(session, 1)
@@ -107,7 +107,7 @@ def test_never_without_a_commit(engine: sa.Engine, end: Callable[[orm.Session], 
 
 
 def test_a_commit_that_the_database_refuses(engine: sa.Engine) -> None:
-    """A commit that fails is no commit."""
+    """A failed commit counts as dropped."""
     diary = Diary()
 
     def refuse(connection: sa.Connection) -> None:
@@ -131,11 +131,11 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-# Released is not committed: an outer rollback takes released savepoints along.
+# Released is not committed: an outer rollback undoes released savepoints.
 @example(steps=["savepoint", "savepoint", "pay", "release", "release", "rollback"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_told_of_exactly_the_rows_that_are_there(engine: sa.Engine, steps: list[str]) -> None:
-    """However savepoints, commits and rollbacks nest: a row is in the database iff it was told."""
+def test_exactly_the_rows_in_the_database_are_reported(engine: sa.Engine, steps: list[str]) -> None:
+    """For any nesting, exactly the rows in the database were reported as committed."""
     diary = Diary()
     with engine.begin() as connection:
         connection.execute(orders.delete())
@@ -168,7 +168,7 @@ def test_told_of_exactly_the_rows_that_are_there(engine: sa.Engine, steps: list[
 def test_a_session_inside_a_transaction_of_its_connection(
     engine: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A commit of the session that the connection can still undo is none, and said so."""
+    """A commit that the connection can still roll back counts as dropped, and is logged."""
     diary = Diary()
     with engine.connect() as connection, connection.begin() as outer:
         with orm.Session(connection) as session:
@@ -186,7 +186,7 @@ def test_a_session_inside_a_transaction_of_its_connection(
 def test_an_error_in_what_follows_does_not_undo_the_commit(
     engine: sa.Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The commit stands, the others are told, and the error is in the log."""
+    """The commit stands, other callbacks run, and the error is logged."""
     diary = Diary()
 
     def fail() -> None:
@@ -202,7 +202,7 @@ def test_an_error_in_what_follows_does_not_undo_the_commit(
 
 
 def test_sessions_do_not_mix(engine: sa.Engine) -> None:
-    """What one session commits says nothing about another."""
+    """A commit of one session calls no callback of another."""
     diary = Diary()
     with orm.Session(engine) as one, orm.Session(engine) as other:
         diary.ask(one, 1)
@@ -227,7 +227,7 @@ def test_scoped_sessions(engine: sa.Engine) -> None:
 
 
 def test_other_things_are_no_session() -> None:
-    """A connection, or nothing, is a mistake that is named."""
+    """Anything but a session is a TypeError that names the type."""
     with pytest.raises(TypeError, match="NoneType"):
         when_committed(None, lambda: None, lambda: None)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Every example, run as its reader runs it, against a cluster and a database."""
+"""Every example, run as a user runs it, against a cluster and a database."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from tests.support.sink import ScriptedSink
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 RUN_SECONDS = 60.0
-# As users have them: no settings of whoever runs the tests.
+# As users have it: without the settings of the test run.
 CLEAN = {
     name: value
     for name, value in os.environ.items()
@@ -36,7 +36,7 @@ CLEAN = {
 
 
 async def run(*command: object, **environment: str) -> tuple[int, str, str]:
-    """Run a command; give its status, stdout and stderr."""
+    """Run a command; returns its status, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command), env=CLEAN | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -48,7 +48,7 @@ async def run(*command: object, **environment: str) -> tuple[int, str, str]:
 async def worker(
     cluster: str, topic: str, database: Path, token: str | None = None
 ) -> AsyncIterator[str]:
-    """The page of a worker on a real cluster and a real database; gives its address."""
+    """Serve a worker's page on a real cluster and a real database; yields its URL."""
     settings = publish_settings(cluster, database, order_paid_topic=topic)
     async with open_order_events(settings) as events, serving(events.publisher, token=token) as url:
         yield url
@@ -85,7 +85,7 @@ async def test_http_client(
 
 @pytest.mark.parametrize("client", HTTP_CLIENTS)
 async def test_http_client_of_a_busy_relay(sink: ScriptedSink, client: str) -> None:
-    """429 and 503 are tried again after Retry-After, with the same id."""
+    """It retries 429 and 503 after Retry-After, with the same id."""
     sink.fail_next(1, 429, headers={"Retry-After": "0", "Connection": "close"})
     sink.fail_next(1, 503, headers={"Retry-After": "1", "Connection": "close"})
     sink.fail_next(1, 202, headers={"Content-Type": "application/json"}, body=b"{}")
@@ -98,7 +98,7 @@ async def test_http_client_of_a_busy_relay(sink: ScriptedSink, client: str) -> N
 
 @pytest.mark.parametrize("client", HTTP_CLIENTS)
 async def test_http_client_whose_connection_is_lost(client: str) -> None:
-    """A relay that goes away before it answers is asked again, with the same id."""
+    """If the connection ends before the answer, it retries with the same id."""
     answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
     async with RawServer(b"", answer) as server:
         status, out, err = await run(*HTTP_CLIENTS[client], "123", RELAY_URL=server.url)
@@ -122,7 +122,7 @@ async def test_http_client_without_an_order(client: str) -> None:
 async def test_order_service(cluster: str, topic: str, database_url: str, example: str) -> None:
     """Two orders commit and are published, the third rolls back and is not.
 
-    The URL of the database is written as the worker takes it, and hosting providers give it.
+    DATABASE_URL is written as hosting providers give it.
     """
     given = database_url.replace("+asyncpg", "").replace("+aiosqlite", "")
     status, out, err = await run(
@@ -145,7 +145,7 @@ async def test_order_service(cluster: str, topic: str, database_url: str, exampl
 
 
 async def replay_and_check(cluster: str, topic: str, url: str, order_id: int) -> None:
-    """Let a replay publish what the SQL wrote, and look at it."""
+    """Replay the row that the SQL wrote, and check its event."""
     engine = await make_orders(url)
     assert await statuses(engine) == [Status.PENDING]
     async with engine.begin() as connection:  # of this test's own, on the shared cluster
@@ -167,7 +167,7 @@ async def replay_and_check(cluster: str, topic: str, url: str, order_id: int) ->
 async def test_plain_sql_on_postgresql(
     cluster: str, topic: str, postgres_server: PostgresServer
 ) -> None:
-    """The script as psql runs it; a second run of the same order changes nothing."""
+    """The script runs in psql; a second run of the same order changes nothing."""
     psql = shutil.which("psql")
     assert psql is not None, "psql comes with PostgreSQL"
     name = postgres_server.create_database()
@@ -185,7 +185,7 @@ async def test_plain_sql_on_postgresql(
 
 
 async def test_plain_sql_on_sqlite(cluster: str, topic: str, tmp_path: Path) -> None:
-    """The script as sqlite3 runs it, or Python's module where there is no such program."""
+    """The script runs in sqlite3, or in Python's module where sqlite3 is not installed."""
     path = tmp_path / "shop.db"
     url = f"sqlite+aiosqlite:///{path}"
     await migrate(url)

@@ -1,4 +1,4 @@
-"""Bringing the table up to date: several at once, from any folder, and never backwards."""
+"""Migrating the table: several at once, from any folder, and never backwards."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ async def execute(url: str, *statements: str) -> list[tuple[object, ...]]:
 
 
 async def test_migrating_twice(empty_url: str) -> None:
-    """The first makes the table, the second finds it done; the rows stay."""
+    """The first creates the table, the second changes nothing; the rows stay."""
     assert await migrate(empty_url) == Revisions(None, "0001")
     await execute(empty_url, "INSERT INTO kafka_fallback_message (topic) VALUES ('t')")
     assert await migrate(empty_url) == Revisions("0001", "0001")
@@ -52,7 +52,7 @@ async def test_migrating_twice(empty_url: str) -> None:
 
 
 async def test_several_databases_at_once(tmp_path: Path, postgres_server: PostgresServer) -> None:
-    """A process that has two databases migrates each as it should be."""
+    """One process migrates several databases at once."""
     urls = [f"sqlite+aiosqlite:///{tmp_path / name}" for name in ("a.db", "b.db")]
     urls += [postgres_server.url(postgres_server.create_database()) for _ in range(2)]
     assert await asyncio.gather(*map(migrate, urls)) == [Revisions(None, "0001")] * 4
@@ -61,7 +61,7 @@ async def test_several_databases_at_once(tmp_path: Path, postgres_server: Postgr
 
 
 async def test_a_newer_version_has_been_here(empty_url: str) -> None:
-    """A revision that nobody knows is one clear error, and nothing is changed."""
+    """An unknown revision is one clear error, and nothing is changed."""
     await migrate(empty_url)
     await execute(empty_url, "UPDATE kafka_fallback_version SET version_num = '0999'")
     with pytest.raises(DatabaseTooNew, match=r"0999.*0001"):
@@ -85,12 +85,12 @@ async def test_all_or_nothing(empty_url: str) -> None:
 
 
 def test_several_processes_at_once(empty_url: str, tmp_path: Path) -> None:
-    """Of many workers that start at once one migrates; all of them find the table."""
-    # Forked, so that all of them have everything imported, and begin in the same moment.
+    """Of four workers that start at once, one migrates and the others find the table."""
+    # Forked, so that all have imported everything and start at the same moment.
     workers = _start(empty_url, tmp_path, "-c", FORKED)
     stdout, stderr = workers.communicate(timeout=120)
     assert workers.returncode == 0, stderr
-    # Where the environment makes stdout unbuffered, one may print between a line and its end.
+    # With unbuffered stdout, a process may print between another one's line and its newline.
     assert sorted(re.findall(r"The database .+?0001\)?", stdout)) == [
         *["The database is up to date (revision 0001)"] * 3,
         "The database was migrated from nothing to revision 0001",
@@ -107,7 +107,7 @@ def test_several_processes_at_once(empty_url: str, tmp_path: Path) -> None:
     ],
 )
 def test_one_line_for_a_wrong_url(url: str, words: str, tmp_path: Path) -> None:
-    """A URL that cannot be used ends the command with one line, and no password in it."""
+    """An unusable URL ends the command with one line without the password."""
     worker = _start(url, tmp_path)
     stdout, stderr = worker.communicate(timeout=120)
     assert worker.returncode == 1
@@ -119,7 +119,7 @@ def test_one_line_for_a_wrong_url(url: str, words: str, tmp_path: Path) -> None:
 
 
 def test_arguments_are_refused(tmp_path: Path) -> None:
-    """Asking for help, or for a dry run, migrates nothing."""
+    """An argument is an error, and nothing is migrated."""
     asked = ("-m", "order_relay.fallback.sql.migrate", "--help")
     worker = _start(f"sqlite:///{tmp_path}/relay.db", tmp_path, *asked)
     stdout, stderr = worker.communicate(timeout=120)
@@ -138,7 +138,7 @@ def test_arguments_are_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_urls_make_no_engine(url: str) -> None:
-    """What is no URL of a lasting database is refused before anything is connected."""
+    """A URL of no database, or of one in memory, is refused before connecting."""
     with pytest.raises(InvalidDatabaseUrl, match="DATABASE_URL"):
         make_engine(url)
 
@@ -152,7 +152,7 @@ def test_wrong_urls_make_no_engine(url: str) -> None:
     ],
 )
 def test_urls_as_people_write_them(url: str, driver: str) -> None:
-    """The driver may be left out, and the URL of a hosting provider pasted."""
+    """The driver is optional, and URLs of hosting providers work."""
     made = make_engine(url).url
     assert made.drivername == driver
     assert "sslmode" not in made.query
@@ -172,7 +172,7 @@ def _start(url: str, folder: Path, *what: str) -> subprocess.Popen[str]:
 
 
 def test_revisions_are_read_from_the_names_of_modules() -> None:
-    """What Alembic would say, without importing it: the same newest revision, and all are known."""
+    """The known revisions and the newest one are those that Alembic finds."""
     scripts = ScriptDirectory(str(MIGRATIONS))
     assert max(known_revisions()) == scripts.get_current_head()
     assert known_revisions() == {script.revision for script in scripts.walk_revisions()}

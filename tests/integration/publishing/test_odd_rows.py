@@ -1,4 +1,4 @@
-"""Rows whose columns hold what the database takes and no program can read."""
+"""Rows with values that the database accepts and the relay cannot read."""
 
 import pytest
 from sqlalchemy import text
@@ -18,7 +18,7 @@ IMPOSSIBLE = [
 
 
 async def change(store: FallbackTable, row_id: int, **columns: str | bytes | int) -> None:
-    """Write into a row as a person would."""
+    """Change a row as a person would."""
     changes = ", ".join(f"{name} = :{name}" for name in columns)
     async with store.engine.begin() as connection:
         await connection.execute(
@@ -28,7 +28,7 @@ async def change(store: FallbackTable, row_id: int, **columns: str | bytes | int
 
 
 async def change_time(store: FallbackTable, row_id: int, column: str, moment: str) -> None:
-    """Write a time into a row, in PostgreSQL's own words."""
+    """Write a time into a row, in PostgreSQL's own format."""
     async with store.engine.begin() as connection:
         await connection.exec_driver_sql(
             f"UPDATE kafka_fallback_message SET {column} = '{moment}' WHERE id = {row_id}"  # noqa: S608
@@ -53,7 +53,7 @@ async def three_rows(store: FallbackTable) -> None:
 async def test_a_column_that_cannot_be_read_fails_its_row_alone(
     store: FallbackTable, column: str, value: str | bytes
 ) -> None:
-    """A day that no month has, words for a number, a BLOB: the row is FAILED, others go on."""
+    """An impossible date, text for a number, a BLOB: the row is FAILED, others are published."""
     await three_rows(store)
     await change(store, 1, **{column: value})
 
@@ -82,10 +82,10 @@ async def test_a_column_that_cannot_be_read_fails_its_row_alone(
         ("published_at", b"\xff"),
     ],
 )
-async def test_other_times_that_there_are_not_hold_up_nothing(
+async def test_other_impossible_times_delay_nothing(
     store: FallbackTable, column: str, value: str | bytes
 ) -> None:
-    """What publishing does not go by may hold anything: the row is read, and published."""
+    """Columns that publishing does not use may be invalid: the row is published."""
     await three_rows(store)
     await change(store, 1, **{column: value})
 
@@ -94,10 +94,10 @@ async def test_other_times_that_there_are_not_hold_up_nothing(
 
 
 @pytest.mark.parametrize("retry_count", [2**31 - 1, -(2**31)])
-async def test_a_retry_count_at_its_limit_holds_up_nothing(
+async def test_a_retry_count_at_its_limit_delays_nothing(
     store: FallbackTable, retry_count: int
 ) -> None:
-    """Whatever other programs count: the refused row gets its result, and so do the others."""
+    """At the limits of the integer the refused row gets its result, and so do the others."""
     await three_rows(store)
     await change(store, 3, retry_count=retry_count, max_retry=2**31 - 1)
 
@@ -111,7 +111,7 @@ async def test_a_retry_count_at_its_limit_holds_up_nothing(
 
 @ON_SQLITE
 async def test_a_batch_of_impossible_times_ends_the_pass(store: FallbackTable) -> None:
-    """However many there are, a pass goes on behind them, and ends."""
+    """A pass continues behind two batches of them, and ends."""
     for number in range(7):
         await store.save(message(key=b"%d" % number))
     for number in range(1, 6):
@@ -123,7 +123,7 @@ async def test_a_batch_of_impossible_times_ends_the_pass(store: FallbackTable) -
 
 @ON_SQLITE
 async def test_text_that_is_not_utf_8(store: FallbackTable) -> None:
-    """SQLite takes any bytes for text: they are published as they are, and hold nobody up."""
+    """SQLite accepts any bytes as text: they are published unchanged."""
     await three_rows(store)
     async with store.engine.begin() as connection:
         await connection.execute(
@@ -148,7 +148,7 @@ async def test_text_that_is_not_utf_8(store: FallbackTable) -> None:
 async def test_times_of_postgresql_beyond_the_calendar(
     store: FallbackTable, column: str, moment: str
 ) -> None:
-    """PostgreSQL knows years that Python does not: such a row is published like the others."""
+    """PostgreSQL has years before Python's first: such a row is published like the others."""
     await three_rows(store)
     await change_time(store, 1, column, moment)
 
@@ -158,7 +158,7 @@ async def test_times_of_postgresql_beyond_the_calendar(
 
 @ON_POSTGRESQL
 async def test_a_time_of_postgresql_after_the_calendar(store: FallbackTable) -> None:
-    """A row that is due in the year 20000 waits; one made then is published."""
+    """A row that is due in the year 20000 waits; one created then is published."""
     await three_rows(store)
     await change_time(store, 1, "created_at", "20000-01-01")
     await change_time(store, 3, "next_retry_at", "20000-01-01")
@@ -170,5 +170,5 @@ async def test_a_time_of_postgresql_after_the_calendar(store: FallbackTable) -> 
 
 
 def test_times_in_sqlite_sort_by_time() -> None:
-    """Years have four digits in text, the first ones too."""
+    """Years before 1000 have four digits in text, too."""
     assert sqlite_time(START.replace(year=999)) < sqlite_time(START)

@@ -1,4 +1,4 @@
-"""A process that never leaves ``order_events_thread``, as a WSGI server's, ends by itself."""
+"""A process that never exits ``order_events_thread``, such as a WSGI server's, can end."""
 
 import asyncio
 import subprocess
@@ -56,7 +56,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 async def test_a_fork_may_leave_it(cluster: str, tmp_path: Path) -> None:
-    """It closes nothing, since it has no thread for that, and ends."""
+    """A fork has no thread to close, and ends."""
     process = await asyncio.create_subprocess_exec(
         *on_leash(sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "relay.db"), cluster),
         cwd=ROOT,
@@ -68,7 +68,7 @@ async def test_a_fork_may_leave_it(cluster: str, tmp_path: Path) -> None:
 async def test_a_process_that_never_closes_it_ends_and_loses_nothing(
     cluster: str, topic: str, sqlite_url: str
 ) -> None:
-    """The interpreter's end closes it: both events are published, and no thread is waited for."""
+    """The interpreter's exit closes it: both events are published, and the process ends."""
     engine = await make_orders(sqlite_url)
     path = str(engine.url.database)
     process = await asyncio.create_subprocess_exec(

@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class Intake:
-    """A page, what stands behind it, and what it has counted as rejected."""
+    """A page, its fakes, and what it has counted as rejected."""
 
     url: str
     kafka: FakeProducer
@@ -54,7 +54,7 @@ class Intake:
             return Answer(it.status, parsed, it.headers)
 
     async def raw(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Send bytes over a connection of one's own."""
+        """Send bytes over a new connection."""
         port = int(self.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
@@ -98,7 +98,7 @@ async def test_published(intake: Intake) -> None:
 
 
 async def test_saved(intake: Intake) -> None:
-    """202 once the database has the event that Kafka refused, with the row's id and the reason."""
+    """If Kafka refuses, 202 once the database has the event, with the row's id and the reason."""
     intake.kafka.refuse_all()
     answer = await intake.post(body(), event_id="e-1")
     assert answer.status == 202
@@ -110,7 +110,7 @@ async def test_saved(intake: Intake) -> None:
 
 
 async def test_neither(intake: Intake) -> None:
-    """503 when neither takes it; the same request with the id of the answer succeeds later."""
+    """503 if both refuse; the same request with the answer's event id succeeds later."""
     intake.kafka.refuse_all()
     intake.store.error = DatabaseUnavailable("disk full")
     answer = await intake.post(body())
@@ -158,7 +158,7 @@ async def test_wrong_events(intake: Intake, data: bytes, field: str | None) -> N
 
 @pytest.mark.parametrize("name", ["event-id", "Idempotency-Key", "idempotency-key"])
 async def test_event_ids_of_clients(intake: Intake, name: str) -> None:
-    """A client's id is the event's id, under either name, at each of its attempts."""
+    """The client's id, under either header name, is the event id of each attempt."""
     for _ in range(2):
         answer = await intake.post(body(), **{name: "order-123 paid"})
         assert answer.json["eventId"] == "order-123 paid"
@@ -166,7 +166,7 @@ async def test_event_ids_of_clients(intake: Intake, name: str) -> None:
 
 
 async def test_tokens() -> None:
-    """With a token everybody must bring it, loopback too; the right one is let in."""
+    """If a token is set, every client needs it, also on loopback."""
     async with opened(token="s3cret") as intake:
         for headers in (
             {},
@@ -192,11 +192,11 @@ async def test_tokens() -> None:
         ({"event-id": ""}, 400, "event-id"),
         ({"event-id": "x" * 256}, 400, "event-id"),
         ({"event-id": "a\tb"}, 400, "event-id"),
-        # Without a token: what comes through a proxy, or by a name that is not this machine's own.
+        # Without a token: requests through a proxy, or for a foreign host name.
         ({"X-Forwarded-For": "10.0.0.9"}, 403, "API_TOKEN"),
         ({"Forwarded": "for=10.0.0.9"}, 403, "API_TOKEN"),
         ({"Host": "evil.example"}, 403, "API_TOKEN"),
-        # What is not plain JSON in UTF-8.
+        # Bodies that are not plain JSON in UTF-8.
         ({"Content-Type": "text/plain"}, 415, "application/json"),
         ({"Content-Type": ""}, 415, "application/json"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "application/json"),
@@ -205,10 +205,10 @@ async def test_tokens() -> None:
     ],
     ids=str,
 )
-async def test_headers_that_cannot_be(
+async def test_invalid_headers(
     intake: Intake, headers: dict[str, str], status: int, word: str
 ) -> None:
-    """Each is refused with a word of what is wrong; nothing was published."""
+    """Each is refused, the error names the header, and nothing is published."""
     answer = await intake.post(body(), **headers)
     assert answer.status == status
     assert word in answer.json["error"]
@@ -217,13 +217,13 @@ async def test_headers_that_cannot_be(
 
 
 async def test_a_charset_that_is_utf_8(intake: Intake) -> None:
-    """UTF-8 may be said."""
+    """UTF-8 may be named."""
     answer = await intake.post(body(), Content_Type="application/json; charset=UTF-8")
     assert answer.status == 202
 
 
 async def test_too_large() -> None:
-    """413 for a body over the bound, announced or in chunks, and for what Kafka finds too large.
+    """413 for a body over the limit, with a length or in chunks, and if Kafka finds it too large.
 
     The first two are counted by the page, once each.
     """
@@ -248,7 +248,7 @@ async def test_too_large() -> None:
     "limits", [Limits(requests=3), Limits(total_bytes=3 * len(body()))], ids=["requests", "bytes"]
 )
 async def test_bursts(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
-    """429 with Retry-After beyond the bound, logged once, counted each; then there is room."""
+    """Beyond the limit 429 with Retry-After, logged once and counted each time; later 202 again."""
     async with opened(limits=limits) as intake:
         intake.kafka.answers.clear()
         taken = [asyncio.create_task(intake.post(body())) for _ in range(3)]
@@ -268,8 +268,8 @@ async def test_bursts(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-async def test_bodies_of_no_said_length_hold_room_for_what_they_are() -> None:
-    """Only until they are read could they become as large as a body may be."""
+async def test_chunked_bodies_reserve_room_for_their_size() -> None:
+    """They reserve the largest size only until they are read."""
 
     async def in_chunks() -> AsyncIterator[bytes]:
         yield body()
@@ -301,13 +301,13 @@ def head(length: int) -> bytes:
 async def test_a_client_that_leaves(
     intake: Intake, caplog: pytest.LogCaptureFixture, kafka_answers: bool
 ) -> None:
-    """Whoever hangs up in the middle of a publish has published all the same."""
+    """If it disconnects during a publish, the event is still published or saved."""
     caplog.set_level(logging.INFO)
     intake.kafka.answers.clear()
     _, writer = await intake.raw(head(len(body())) + body())
     await until(lambda: intake.kafka.sent)
     writer.transport.abort()
-    # The server has noticed when another connection's request has come and gone.
+    # After another connection's request, the server has noticed.
     assert (await intake.post(b"{}")).status == 400
     if not kafka_answers:
         intake.kafka.refuse_all()
@@ -321,9 +321,9 @@ async def test_a_client_that_leaves(
 async def test_a_client_that_leaves_in_its_body(
     caplog: pytest.LogCaptureFixture, ending: str
 ) -> None:
-    """Half an event is not published; its room is free again, and no error is logged."""
+    """Half an event is not published, its room becomes free, and no error is logged."""
     half = body()[:50]
-    # With it there is no room for a whole event.
+    # Half an event leaves no room for a whole one.
     limits = Limits(total_bytes=len(half) + len(body()) - 1, body_seconds=WAIT_SECONDS)
     async with opened(limits=limits) as intake:
         _, writer = await intake.raw(head(len(body())) + half)
@@ -343,7 +343,7 @@ async def test_a_client_that_leaves_in_its_body(
 
 
 async def test_a_connection_that_ends_with_the_head(caplog: pytest.LogCaptureFixture) -> None:
-    """One that is closed before its request is handled is not an error of the worker."""
+    """A connection closed before its request is handled logs no error."""
     kafka, handled = FakeProducer(), asyncio.Event()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
 
@@ -379,8 +379,8 @@ async def test_a_connection_that_ends_with_the_head(caplog: pytest.LogCaptureFix
 
 
 async def test_a_body_that_does_not_come() -> None:
-    """408 for a client that announces a body and does not send it; the room is free again."""
-    # With half an event there is no room for a whole one.
+    """408 for a client that does not send all of its body; its room becomes free."""
+    # Half an event leaves no room for a whole one.
     limits = Limits(total_bytes=50 + len(body()) - 1, body_seconds=0.05)
     async with opened(limits=limits) as intake:
         reader, writer = await intake.raw(head(len(body())) + body()[:50])
@@ -390,8 +390,8 @@ async def test_a_body_that_does_not_come() -> None:
         writer.close()
 
 
-async def test_chunks_that_are_none(intake: Intake, caplog: pytest.LogCaptureFixture) -> None:
-    """400 for a body that breaks the rules of HTTP."""
+async def test_malformed_chunks(intake: Intake, caplog: pytest.LogCaptureFixture) -> None:
+    """400 for a malformed chunk."""
     chunked = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     reader, writer = await intake.raw(chunked + b"5\r\n{\r\n\r\nzz\r\n")
     line = await asyncio.wait_for(reader.readline(), WAIT_SECONDS)
@@ -421,7 +421,7 @@ async def test_chunks_that_are_none(intake: Intake, caplog: pytest.LogCaptureFix
 async def test_requests_that_no_client_library_sends(
     intake: Intake, caplog: pytest.LogCaptureFixture, request_head: bytes, status: int
 ) -> None:
-    """Each gets one of the answers above, and none an error in the log."""
+    """Each gets one of the answers above, and logs no error."""
     if b"Content-Length" not in request_head:
         request_head += b"Content-Length: %d\r\n" % len(body())
     reader, writer = await intake.raw(request_head + b"Connection: close\r\n\r\n" + body())
@@ -443,7 +443,7 @@ async def test_other_methods_and_workers_without_a_publisher(intake: Intake) -> 
 async def test_a_server_that_stops_cuts_nothing_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waits too long gets no answer; the event is published all the same."""
+    """A client that waits too long gets no answer; its event is still saved."""
     monkeypatch.setattr("order_relay.web.server.STOP_SECONDS", 0.01)
     kafka, store = FakeProducer(), MemoryFallbackStore()
     publisher = Publisher(kafka, store, TOPIC)

@@ -1,4 +1,4 @@
-"""Brokers stop answering an order service that has the default settings."""
+"""Brokers stop answering an order service with the default settings."""
 
 import asyncio
 
@@ -25,8 +25,8 @@ async def commit(engine: AsyncEngine, events: OrderEvents, number: int) -> Pendi
 async def test_events_of_an_outage_are_saved_long_before_the_producer_gives_up(
     fragile: EmbeddedKafka, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events that wait when the outage begins, and later ones, are saved; replay publishes them."""
-    # Two questions make an outage: the test need not sit through 6 s for each.
+    """Events in flight when the outage begins, and later ones, are saved; replay publishes them."""
+    # Two failed pings make an outage; shortened from 6 s each.
     monkeypatch.setattr("order_relay.publishing.publisher.PING_TIMEOUT_SECONDS", 1.0)
     topic = fragile.stage().topic
     settings = Settings(
@@ -57,5 +57,5 @@ async def test_events_of_an_outage_are_saved_long_before_the_producer_gives_up(
         await eventually(replayed)
     await engine.dispose()
     records = await asyncio.to_thread(read_topic, fragile.bootstrap_servers, topic)
-    # What waited when the outage began may be there twice: the client sends it, too.
+    # Events in flight when the outage began may be there twice: the client sends them, too.
     assert {record.event_id for record in records} == {f"order-{number}" for number in range(1, 5)}

@@ -1,4 +1,4 @@
-"""Rows of the outbox are committed with the order, published at once where that is possible."""
+"""Outbox rows are committed with the order, and published at once if possible."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ class Sweeps(Replay):
     Attributes:
         begun: How many have begun.
         error: Raised, while it is set.
-        goes_on: Cleared, sweeps do not end until it is set again.
+        goes_on: While it is cleared, sweeps do not end.
     """
 
     def __init__(self) -> None:
@@ -62,8 +62,8 @@ async def stored(url: str) -> list[FallbackRow]:
 
 
 async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_url: str) -> None:
-    """Rows are PUBLISHED right after their commit, in order; rolled back ones never were."""
-    # No sweep but the one at the start: what is published is published by the outbox.
+    """Rows are PUBLISHED right after their commit, in order; rolled back rows are not."""
+    # Only one regular sweep, at the start: later rows are published by the outbox.
     settings = publish_settings(cluster, database_url, order_paid_topic=topic)
     engine = await make_orders(database_url)
     ids = []
@@ -91,7 +91,7 @@ async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_u
 
 
 async def test_the_row(database_url: str) -> None:
-    """The row is as the core writes it: due at once, and the event id among the headers."""
+    """The row is due at once, and the headers have the event id."""
     engine = await make_orders(database_url)
     outbox = Outbox(TOPIC, max_retry=7)
     async with AsyncSession(engine) as session, session.begin():
@@ -136,7 +136,7 @@ async def commit_one(shop: AsyncEngine, outbox: Outbox, number: int) -> None:
 
 
 async def test_commits_share_a_sweep(shop: AsyncEngine) -> None:
-    """Rows that are committed during a sweep go out together, in the next; a rollback: none."""
+    """Rows committed during a sweep share the next one; a rollback starts none."""
     sweeps = Sweeps()
     sweeps.goes_on.clear()
     outbox = Outbox(TOPIC, replay=sweeps)
@@ -158,7 +158,7 @@ async def test_commits_share_a_sweep(shop: AsyncEngine) -> None:
 async def test_the_database_away_after_the_commit(
     shop: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows that cannot be claimed wait for replay; the outbox goes on with the next."""
+    """Rows that cannot be claimed wait for replay; the next commit starts a new sweep."""
     sweeps = Sweeps()
     sweeps.error = DatabaseUnavailable("gone")
     outbox = Outbox(TOPIC, replay=sweeps)
@@ -173,7 +173,7 @@ async def test_the_database_away_after_the_commit(
 
 
 async def test_closed(shop: AsyncEngine, sqlite_url: str) -> None:
-    """After the close rows are still written, for replay; a sweep that hangs is given up."""
+    """After the close, rows are still written for replay; a sweep that hangs is cancelled."""
     sweeps = Sweeps()
     sweeps.goes_on.clear()
     outbox = Outbox(TOPIC, replay=sweeps)
@@ -194,7 +194,7 @@ def commit_blocking(url: str, outbox: Outbox) -> None:
 
 
 async def test_closing_right_after_a_commit(sqlite_url: str) -> None:
-    """What was committed before the close is published within its grace."""
+    """A row committed before the close is swept within the grace."""
     sweeps = Sweeps()
     outbox = Outbox(TOPIC, replay=sweeps)
     commit_blocking(sqlite_url, outbox)
@@ -227,7 +227,7 @@ async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
 async def test_an_outage_does_not_flood_the_service_s_log(
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Librdkafka's line for each attempt to connect passes once in a while, as in a worker."""
+    """Librdkafka's line for each failed connection is rate-limited, as in a worker."""
     log = logging.getLogger("order_relay.kafka.producer")
     async with open_order_events(publish_settings("127.0.0.1:1", sqlite_url)):
         for broker in range(10):

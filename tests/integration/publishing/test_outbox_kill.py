@@ -1,4 +1,4 @@
-"""An order service that is killed with SIGKILL: what is left, and what replay makes of it."""
+"""An order service is killed with SIGKILL; replay publishes what it left."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.support.publish_orders import make_orders, order_ids, statuses
 from tests.support.publish_ways import publish_settings, read_topic
 
 ROOT = Path(__file__).parents[3]
-# Whatever the dead process had leased is due again by this clock.
+# By this clock, the leases of the dead process have run out.
 LATER = timedelta(minutes=10)
 
 
@@ -46,7 +46,7 @@ def kill_service(way: str, url: str, topic: str, servers: str, *, after: int) ->
 
 
 async def replayed(servers: str, url: str) -> Sweep:
-    """One sweep of a replay, as any worker on the same database makes it."""
+    """Run one sweep of a replay, as a worker on the same database does."""
     store = FallbackTable(url, clock=lambda: datetime.now(UTC) + LATER)
     producer = KafkaProducer(publish_settings(servers, url))
     await producer.start()
@@ -57,7 +57,7 @@ async def replayed(servers: str, url: str) -> Sweep:
 
 
 async def ledger(url: str) -> tuple[list[int], list[Status]]:
-    """The orders that are committed, and the rows of the table."""
+    """The committed orders, and the statuses of the rows."""
     engine = await make_orders(url)
     found = await order_ids(engine), await statuses(engine)
     await engine.dispose()
@@ -65,7 +65,7 @@ async def ledger(url: str) -> tuple[list[int], list[Status]]:
 
 
 def check_events(orders: list[int], records: list[Sent]) -> None:
-    """Every order has its event, no event is without an order, repeats share their id."""
+    """Check that each order has an event, each event an order, and repeats share their id."""
     assert {json.loads(record.value or b"")["orderId"] for record in records} == set(orders)
     assert {record.event_id for record in records} == {f"order-{number}" for number in orders}
     for record in records:
@@ -89,7 +89,7 @@ def test_outbox_killed_between_commit_and_publish(
 def test_outbox_killed_at_any_moment(
     cluster: str, topic: str, database_url: str, after: int
 ) -> None:
-    """Whatever was committed by then ends in Kafka, and nothing else; repeats keep their id."""
+    """Exactly the committed orders reach Kafka; repeats keep their id."""
     kill_service("outbox", database_url, topic, cluster, after=after)
     orders, rows = asyncio.run(ledger(database_url))
     assert len(orders) >= after
@@ -99,14 +99,14 @@ def test_outbox_killed_at_any_moment(
     assert Counter(asyncio.run(ledger(database_url))[1]) == {Status.PUBLISHED: len(orders)}
     records = read_topic(cluster, topic)
     check_events(orders, records)
-    # Twice only what was published and not yet marked when the kill came.
+    # Only events published and not yet marked at the kill are there twice.
     assert len(records) - len(orders) <= sweep.published
 
 
 def test_after_commit_killed_between_commit_and_publish(
     cluster: str, topic: str, database_url: str
 ) -> None:
-    """What the documents say of this way: the order is there and its event is nowhere."""
+    """As documented: the order is committed, and its event is lost."""
     kill_service("after-commit", database_url, topic, cluster, after=0)
     assert asyncio.run(ledger(database_url)) == ([1], [])
     assert asyncio.run(replayed(cluster, database_url)) == Sweep()

@@ -1,4 +1,4 @@
-"""The fallback table behind a real PgBouncer that gives each transaction any of its connections."""
+"""The fallback table behind a real PgBouncer with transaction pooling."""
 
 import asyncio
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ async def insert(store: FallbackTable, columns: str, values: str) -> None:
 
 
 async def test_three_columns_are_enough(store: FallbackTable) -> None:
-    """Topic, key and payload as text: the row is due at once, with an event id of its own."""
+    """Topic, key and payload as text: the row is due at once, and gets an event id."""
     producer = FakeProducer()
     payload = '{"note":"a \\\\ \\"quoted\\" \\n größe 😀"}'
     await insert(store, "topic, message_key, payload", f"'orders', '42', '{payload}'")
@@ -39,7 +39,7 @@ async def test_three_columns_are_enough(store: FallbackTable) -> None:
 
 
 async def test_headers_and_bytes_by_hand(store: FallbackTable) -> None:
-    """Headers may be an object; bytes are written in hexadecimal; no key is no order."""
+    """Headers may be an object, and bytes hexadecimal; the key is optional."""
     producer = FakeProducer()
     await insert(
         store, "topic, payload, headers", "'orders', '\\x00ff', '{\"event-id\"\\:\"e-1\"}'"
@@ -50,7 +50,7 @@ async def test_headers_and_bytes_by_hand(store: FallbackTable) -> None:
 
 
 async def test_unreadable_headers_fail_the_row(store: FallbackTable) -> None:
-    """A row that cannot be read back waits for a person; others go on."""
+    """A row with unreadable headers is FAILED; others are published."""
     await insert(store, "topic, message_key, headers", "'orders', '1', '{oops'")
     await insert(store, "topic, message_key", "'orders', '1'")
     assert await Replay(store, FakeProducer()).run_once() == Sweep(published=1, failed=1)
@@ -65,7 +65,7 @@ async def test_unreadable_headers_fail_the_row(store: FallbackTable) -> None:
 async def test_nonsense_is_refused_when_written(
     store: FallbackTable, columns: str, values: str
 ) -> None:
-    """A wrong status, an empty topic or none is the writer's error, at once."""
+    """A wrong status, an empty topic or none is refused by the database."""
     with pytest.raises(IntegrityError):
         await insert(store, columns, values)
 
@@ -73,7 +73,7 @@ async def test_nonsense_is_refused_when_written(
 @ON_SQLITE
 @pytest.mark.parametrize("moment", ["2025-12-19T10:30:00Z", "tomorrow", "1766140200"])
 async def test_sqlite_refuses_other_times(store: FallbackTable, moment: str) -> None:
-    """Times are text in SQLite: one that would sort wrongly is refused when it is written."""
+    """Times are text in SQLite: a format that would sort wrongly is refused."""
     with pytest.raises(IntegrityError):
         await insert(
             store, "topic, next_retry_at", f"'orders', '{moment.replace(':', chr(92) + ':')}'"
@@ -83,7 +83,7 @@ async def test_sqlite_refuses_other_times(store: FallbackTable, moment: str) -> 
 
 
 async def test_a_database_that_is_gone(postgres_url: str) -> None:
-    """A database that does not exist is DatabaseUnavailable, with the driver's words."""
+    """A missing database is DatabaseUnavailable, with the driver's message."""
     store = FallbackTable(postgres_url + "_gone")
     with pytest.raises(DatabaseUnavailable, match="does not exist"):
         await store.open()

@@ -1,4 +1,4 @@
-"""Publishing through librdkafka to brokers that vanish, refuse and come back."""
+"""Publishing through librdkafka to brokers that are down, refuse, and come back."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ QUICK = {"producer_delivery_timeout_ms": 1500, "producer_request_timeout_ms": 10
 
 
 class Shop:
-    """A publisher and a replay on an embedded cluster that may be taken down."""
+    """A publisher and a replay on an embedded cluster that can be taken down."""
 
     def __init__(self, kafka: EmbeddedKafka, url: str) -> None:
         self.kafka = kafka
@@ -45,7 +45,7 @@ class Shop:
         )
 
     def kafka_down(self) -> None:
-        """Take the brokers down; that nothing answers is noticed soon."""
+        """Take the brokers down; the producer notices soon."""
         self.kafka.down()
         self.producer.patience_seconds = SHORT_SECONDS
 
@@ -78,7 +78,7 @@ async def shop(fragile: EmbeddedKafka, sqlite_url: str) -> AsyncIterator[Shop]:
 
 
 async def test_an_outage_from_end_to_end(shop: Shop) -> None:
-    """Events are acknowledged, saved while no broker is there, and in Kafka when they are back."""
+    """Events are acknowledged, saved while the brokers are down, and published afterwards."""
     first = await shop.publisher.publish(order_value(1), event_id="e-1")
     assert isinstance(first, Published)
     shop.kafka_down()
@@ -96,7 +96,7 @@ async def test_an_outage_from_end_to_end(shop: Shop) -> None:
 
 
 async def test_brokers_vanish_in_the_middle_of_a_sweep(shop: Shop) -> None:
-    """Rows that brokers no longer answered for spend no retry, and arrive when they are back."""
+    """Unanswered rows are released without a retry, and published when brokers are back."""
     for number in range(200):
         await shop.store.save(NewMessage(shop.stage.topic, b"%d" % number, order_value(number)))
     shop.kafka.freeze()
@@ -104,7 +104,7 @@ async def test_brokers_vanish_in_the_middle_of_a_sweep(shop: Shop) -> None:
     ping = shop.producer.ping
 
     async def answered_once(timeout_seconds: float = 5.0) -> None:
-        # The frozen brokers answered a moment ago: the sweep begins.
+        # The first ping succeeds, so that the sweep begins.
         if pinged.is_set():
             await ping(0.2)
         pinged.set()
@@ -119,8 +119,8 @@ async def test_brokers_vanish_in_the_middle_of_a_sweep(shop: Shop) -> None:
 
 
 async def test_an_unknown_topic_fails_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that no topic takes is FAILED with Kafka's words; others are published."""
-    # librdkafka gives a new topic 30 s to be known to all brokers; a test need not.
+    """A row for an unknown topic is FAILED with Kafka's message; others are published."""
+    # librdkafka waits 30 s until all brokers know a new topic; shortened here.
     monkeypatch.setattr(
         "order_relay.kafka.producer.producer_config",
         lambda settings: producer_config(settings) | {"topic.metadata.propagation.max.ms": 100},
@@ -140,7 +140,7 @@ async def test_an_unknown_topic_fails_at_once(shop: Shop, monkeypatch: pytest.Mo
 
 
 async def test_refused_dead_letters_come_back(shop: Shop) -> None:
-    """A dead letter that Kafka refuses is saved, bytes, partition and headers, and arrives."""
+    """A refused dead letter is saved, and later published with its bytes, partition and headers."""
     record = Record(shop.stage.topic, 2, 7, 1, b"\xff\x00", None, (("h", b"\xfe"),), 5)
     letter = DeadLetter(record, "tombstone", "no value", "T", 1, datetime.now(UTC))
     shop.kafka_down()
@@ -159,7 +159,7 @@ async def test_refused_dead_letters_come_back(shop: Shop) -> None:
 
 
 def _published(shop: Shop, count: int) -> Callable[[], Coroutine[None, None, bool]]:
-    """Sweep until so many rows are PUBLISHED: a cluster needs a moment to be itself again."""
+    """Sweep until ``count`` rows are PUBLISHED: a cluster takes a moment to recover."""
 
     async def sweep() -> bool:
         await shop.replay.run_once()

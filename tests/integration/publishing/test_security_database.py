@@ -27,8 +27,8 @@ from tests.support.publish_postgres import (
 )
 from tests.support.waiting import eventually
 
-# asyncpg leaves the socket of a connection that TLS refused to the garbage collector now and then,
-# which closes it and says so.
+# asyncpg sometimes leaves the socket of a refused TLS connection to the garbage collector, which
+# warns when it closes it.
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{left}:pytest.PytestUnraisableExceptionWarning")
     for left in (
@@ -84,7 +84,7 @@ def certificate(authority: trustme.CA, folder: Path, user: str) -> dict[str, Pat
 
 
 async def tls_version(url: str) -> str | None:
-    """What the server says of our connection."""
+    """The server's view of our TLS version."""
     engine = make_engine(url)
     try:
         async with engine.connect() as connection:
@@ -110,15 +110,15 @@ async def test_a_known_authority_is_trusted(url: str, ca_file: Path, mode: str |
 
 
 @pytest.mark.parametrize("name", ["ssl", "sslmode"])
-async def test_the_url_alone_says_it_too(url: str, ca_file: Path, name: str) -> None:
-    """The parameters of libpq in the URL do the same, as hosting providers give them."""
+async def test_the_url_alone_can_configure_tls(url: str, ca_file: Path, name: str) -> None:
+    """The parameters of libpq, as hosting providers give them, do the same."""
     assert await tls_version(f"{url}?{name}=verify-full&sslrootcert={ca_file}")
     assert await tls_version(f"{url}?{name}=require")
     assert await tls_version(url)  # preferred by default
 
 
 async def test_a_password_from_a_setting_of_its_own(url: str, ca_file: Path) -> None:
-    """The password need not stand in the URL, and may be of any characters."""
+    """The password may be a setting of its own, with any characters."""
     settings = load_settings(
         database_url=url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
         database_password=PASSWORD,
@@ -131,7 +131,7 @@ async def test_a_password_from_a_setting_of_its_own(url: str, ca_file: Path) -> 
 async def test_a_client_certificate(
     url: str, ca_file: Path, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """Where the server wants a certificate it gets ours, and refuses whoever has none."""
+    """A server that demands one accepts ours, and refuses a client without one."""
     certified = url.replace(f"{USER}@", f"{CERTIFIED}@")
     settings = load_settings(
         database_url=certified,
@@ -158,14 +158,14 @@ async def test_what_does_not_match_is_refused(url: str, ca_file: Path, tmp_path:
         with pytest.raises(DatabaseUnavailable, match=line) as caught:
             await migrate(wrong)
         assert "\n" not in str(caught.value)
-    # The name is not looked at where that is asked for.
+    # verify-ca does not check the host name.
     assert await tls_version(f"{localhost}?sslmode=verify-ca&sslrootcert={ca_file}")
 
 
-async def test_a_wrong_authority_is_said_once_at_the_start(
+async def test_a_wrong_authority_is_logged_once(
     url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker goes on without the table, and one line says why, however often it tries."""
+    """The worker continues without the table; one line says why, although it tries often."""
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     settings = load_settings(database_url=url, database_ssl_ca_file=other)
@@ -186,7 +186,7 @@ async def test_a_wrong_authority_is_said_once_at_the_start(
 
 
 class CountingTable(FallbackTable):
-    """Counts how often it is to be opened."""
+    """Counts how often it is opened."""
 
     tries = 0
 
@@ -196,7 +196,7 @@ class CountingTable(FallbackTable):
 
 
 def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
-    """Migrating by hand and the commands take TLS and the password from the same settings."""
+    """Migration and other commands read TLS and the password from the same settings."""
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
     environment = os.environ | {
@@ -237,8 +237,8 @@ def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
         ("prepared_statement_cache_size=x", "prepared_statement_cache_size='x': it must be a numb"),
     ],
 )
-def test_a_mistake_in_the_url_is_told_in_one_line(query: str, line: str) -> None:
-    """What cannot be is said before anything is connected, and what is allowed."""
+def test_a_mistake_in_the_url_is_one_line(query: str, line: str) -> None:
+    """The error comes before connecting, and says what is allowed."""
     _refused(f"postgresql://u:hunter2@h/d?{query}", line)
 
 
@@ -252,7 +252,7 @@ def test_a_mistake_in_the_url_is_told_in_one_line(query: str, line: str) -> None
     ],
 )
 def test_other_mistakes_in_a_url(url: str, line: str) -> None:
-    """Nothing of it is ignored, and the driver's own refusal is told in our words."""
+    """No part of the URL is ignored, and the driver's error is put in our words."""
     _refused(url, line)
 
 

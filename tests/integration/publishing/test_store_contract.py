@@ -1,4 +1,4 @@
-"""What every fallback store keeps: memory, SQLite and PostgreSQL."""
+"""The contract of every fallback store: memory, SQLite and PostgreSQL."""
 
 import asyncio
 from datetime import timedelta
@@ -35,7 +35,7 @@ async def test_a_row_comes_back_exactly(table: Table) -> None:
 
 @pytest.mark.parametrize("value", [None, b"", b"x" * 3_000_000, '{"größe":"\\u00e9😀"}'.encode()])
 async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) -> None:
-    """Null, empty, megabytes: as payload and as key, in whose index there must be room."""
+    """Null, empty or megabytes, as payload and as key, which has an index."""
     await table.store.save(message(value, value))
     claim = await table.claim(1)
     assert claim.rows[0].payload == value
@@ -43,7 +43,7 @@ async def test_any_size_of_key_and_payload(table: Table, value: bytes | None) ->
 
 
 async def test_a_clock_that_is_set_back(table: Table) -> None:
-    """Rows saved or refused before are due all the same, and a dead worker's lease runs out."""
+    """Rows saved or refused before are still due, and a dead worker's lease runs out."""
     table.clock.advance(3600)
     await table.save(b"1", b"2", b"3", b"4")
     claim = await table.claim(1, 1)
@@ -61,7 +61,7 @@ async def test_a_clock_that_is_set_back(table: Table) -> None:
 
 
 async def test_a_row_for_later(table: Table) -> None:
-    """What was refused a moment ago, by a clock that is a little ahead, waits for its time."""
+    """A row refused by a clock that is a little ahead waits for its time."""
     await table.store.save(message())
     claim = await table.claim(1, 10)
     later = table.clock() + timedelta(seconds=3600)
@@ -71,7 +71,7 @@ async def test_a_row_for_later(table: Table) -> None:
 
 
 async def test_saves_at_once(table: Table) -> None:
-    """Many tasks may save at one time; every one gets its own row's id."""
+    """Many tasks may save at once; each gets its own row's id."""
     saved = await asyncio.gather(
         *(table.store.save(message(b"%d" % n, b"%d" % n)) for n in range(450))
     )
@@ -81,7 +81,7 @@ async def test_saves_at_once(table: Table) -> None:
 
 
 async def test_claims_are_leases(table: Table) -> None:
-    """A claimed row is nobody else's until it is settled or the lease runs out."""
+    """A claimed row stays claimed until it is settled or the lease runs out."""
     await table.store.save(message())
     first = await table.claim()
     assert ids(first) == [1]
@@ -120,7 +120,7 @@ async def test_claims_that_share_a_lease(table: Table) -> None:
 
 
 async def test_every_outcome(table: Table) -> None:
-    """Acknowledged, to be retried, given up, released: each as it should stand afterwards."""
+    """Acknowledged, retried, given up, released: each row has the right state afterwards."""
     await table.save(*[None] * 4)
     claim = await table.claim()
     table.clock.advance(5)
@@ -147,7 +147,7 @@ async def test_every_outcome(table: Table) -> None:
 
 
 async def test_a_key_is_claimed_in_order(table: Table) -> None:
-    """Rows of a topic and key are claimed together, the earliest first; others are apart."""
+    """Rows of a topic and key are claimed together, the earliest first."""
     for topic, key in (("a", b"1"), ("a", b"1"), ("b", b"1"), ("a", None), ("a", None)):
         await table.store.save(message(key=key, topic=topic))
     assert ids(await table.claim(1)) == [1]
@@ -171,7 +171,7 @@ async def test_an_earlier_unfinished_row_holds_back(table: Table) -> None:
 
 
 async def test_followers_end_where_one_is_not_due(table: Table) -> None:
-    """A claim never skips a row of a key, whatever a person did to the rows."""
+    """A claim never skips a row of a key."""
     await table.save(*[b"k"] * 3)
     claim = await table.claim()
     later = table.clock() + timedelta(minutes=1)
@@ -180,7 +180,7 @@ async def test_followers_end_where_one_is_not_due(table: Table) -> None:
 
 
 async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
-    """A pass by position sees every due row once, the longest due first."""
+    """A pass of claims sees every due row once, the longest due first."""
     for number in range(7):
         await table.store.save(message(key=b"%d" % number))
         table.clock.advance(1)
@@ -197,7 +197,7 @@ async def test_claims_go_on_where_the_last_ended(table: Table) -> None:
 
 
 async def test_concurrent_claims_share(table: Table) -> None:
-    """Claims at one time never give one row to two, and together give all."""
+    """Concurrent claims never share a row, and together claim all rows."""
     for number in range(200):
         await table.store.save(message(key=b"%d" % (number % 150)))
     claims = await asyncio.gather(*(table.claim(30) for _ in range(10)))
@@ -205,7 +205,7 @@ async def test_concurrent_claims_share(table: Table) -> None:
     assert len(claimed) == len(set(claimed))
     while rest := ids(await table.claim(30)):
         claimed += rest
-    # Rows behind a head in another claim follow when that is settled.
+    # Rows whose key is in another claim follow when that is settled.
     assert set(range(1, 151)) <= set(claimed)
 
 
@@ -221,7 +221,7 @@ async def test_figures(table: Table) -> None:
 
 
 async def test_purge_takes_old_published_rows_only(table: Table) -> None:
-    """The oldest PUBLISHED rows go first, at most so many; all others stay."""
+    """The oldest PUBLISHED rows go first, at most ``limit``; others stay."""
     await table.save(*[None] * 6)
     claim = await table.claim(5, 1)
     for row_id in (1, 2, 3):
@@ -236,7 +236,7 @@ async def test_purge_takes_old_published_rows_only(table: Table) -> None:
 
 
 async def test_requeue(table: Table) -> None:
-    """FAILED rows become due with all retries before them; others are left alone."""
+    """FAILED rows become due with all retries again; others do not change."""
     await table.save(*[None] * 3)
     claim = await table.claim(2, 1)
     await table.store.settle(claim.token, [gave_up(1, 3, "x"), acked(2)])
@@ -257,7 +257,7 @@ async def test_discard(table: Table) -> None:
 
 
 async def test_find_and_count(table: Table) -> None:
-    """Every condition counts, pages follow each other by id."""
+    """All conditions apply, and pages follow by id."""
     for number in range(5):
         await table.store.save(
             message(key=None, topic="odd" if number % 2 else "even", error_message=f"E{number}%")
@@ -280,8 +280,8 @@ async def test_find_and_count(table: Table) -> None:
     assert await store.count(RowFilter(key=b"8")) == 0
 
 
-async def test_nothing_asked_of_nothing(table: Table) -> None:
-    """Empty questions have empty answers."""
+async def test_empty_arguments_have_empty_results(table: Table) -> None:
+    """Empty arguments have empty results."""
     assert await table.store.settle("nobody", []) == set()
     assert await table.store.renew("nobody", [], 60) == set()
     assert await table.store.requeue([]) == await table.store.discard([]) == set()

@@ -1,4 +1,4 @@
-"""Looking at the fallback table, as commands do that are not the workers: nothing is changed."""
+"""Commands inspect the fallback table without changing it."""
 
 import click
 import pytest
@@ -17,7 +17,7 @@ async def tables(table: FallbackTable) -> list[str]:
 
 
 async def test_looking_changes_nothing(empty_url: str) -> None:
-    """No table, this version's, an older one, a newer one: told, and nothing is migrated."""
+    """No table, this version's, an older or a newer one: reported, and not migrated."""
     table = FallbackTable(empty_url)
     none = await table.look()
     assert none.found is None

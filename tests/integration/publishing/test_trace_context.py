@@ -1,4 +1,4 @@
-"""A trace context on every way to Kafka: by request, by row, and back out of the fallback table."""
+"""A trace context on every way to Kafka: by request, after commit, and by row."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ RECORDED = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"rojo=1,congo
 
 
 async def posted(*headers: tuple[str, str]) -> tuple[tuple[str, bytes | None], ...]:
-    """The headers, but for the event's id, of the record of an order posted with these."""
+    """Post an order with these headers; returns its record's headers without the event id."""
     kafka = FakeProducer()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
     names = CIMultiDict([("Content-Type", "application/json"), *headers])
@@ -42,7 +42,7 @@ async def posted(*headers: tuple[str, str]) -> tuple[tuple[str, bytes | None], .
 
 
 async def test_a_posted_order_takes_its_request_s_trace_along() -> None:
-    """Both headers become the record's; several tracestates become one, names in any case."""
+    """The record gets both headers; names ignore case, and several tracestates are joined."""
     assert await posted(("Traceparent", TRACEPARENT), ("TraceState", "rojo=1,congo=2")) == RECORDED
     assert (
         await posted(
@@ -64,14 +64,14 @@ async def test_a_posted_order_takes_its_request_s_trace_along() -> None:
     ],
 )
 async def test_a_request_s_malformed_trace_is_left_behind(headers: list[tuple[str, str]]) -> None:
-    """The order is published all the same, without any of it."""
+    """The order is published without the trace context."""
     assert await posted(*headers) == ()
 
 
 async def test_an_order_service_hands_its_trace_in(
     cluster: str, topic: str, database_url: str
 ) -> None:
-    """Now, after commit, or by the outbox: the request's headers are the record's, in Kafka."""
+    """Published at once, after commit, or by the outbox, records have the request's trace."""
     given = trace_headers({"Traceparent": TRACEPARENT, "tracestate": "rojo=1,congo=2"})
     settings = publish_settings(cluster, database_url, order_paid_topic=topic)
     engine = await make_orders(database_url)

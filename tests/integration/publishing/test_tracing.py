@@ -13,7 +13,7 @@ from tests.support.publish_orders import Order, make_orders
 from tests.support.publish_ways import paid, publish_settings, read_topic
 from tests.support.waiting import eventually
 
-# Far above the two seconds that the end may take; far below the time-out of an export.
+# Far above the two seconds that closing may take, and below the time-out of an export.
 LIMIT_SECONDS = 30.0
 
 
@@ -30,7 +30,7 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> OtlpReceiver:
 async def test_rows_and_late_publishes_continue_the_caller_s_span(
     cluster: str, topic: str, sqlite_url: str, receiver: OtlpReceiver
 ) -> None:
-    """The span is current when the order is placed, not any more when its event is published."""
+    """The caller's span is the parent, although it has ended when the event is published."""
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("shop")
     settings = publish_settings(cluster, sqlite_url, order_paid_topic=topic, tracing="otlp")
     engine = await make_orders(sqlite_url)
@@ -62,7 +62,7 @@ async def test_rows_and_late_publishes_continue_the_caller_s_span(
 async def test_the_end_does_not_wait_for_a_collector_that_hangs(
     cluster: str, topic: str, sqlite_url: str, receiver: OtlpReceiver
 ) -> None:
-    """Its answer is still missing when the service has closed; the event is in Kafka."""
+    """The service closes while the collector's answer is missing; the event is in Kafka."""
     receiver.gate.clear()
     settings = publish_settings(cluster, sqlite_url, order_paid_topic=topic, tracing="otlp")
     async with receiver:

@@ -1,1 +1,1 @@
-"""What Faust does, and what the harness does: `make test-faust`, when a version has moved."""
+"""Tests of Faust and of the harness: `make test-faust`, after a change of versions."""

@@ -1,4 +1,4 @@
-"""A stock Faust worker as a process: `python -m faust -A MODULE worker`, and what it noted."""
+"""A stock Faust worker as a process, `python -m faust -A MODULE worker`, and its journal."""
 
 import json
 import os
@@ -32,11 +32,11 @@ class Note:
 class FaustWorker:
     """A worker of one of the apps in tests/kafka/faust/findings.
 
-    It dies with the thread that made it, so that none is left behind: make it in the test's own.
+    It dies with the thread that created it: create it in the test's thread.
 
     Args:
         module: The app's module in that package.
-        name: Tells workers of one test apart.
+        name: Unique among the workers of one test.
         directory: For its journal, log and data.
         bootstrap_servers: Of the cluster.
         group: The Faust app's id, and so its consumer group.
@@ -103,7 +103,7 @@ class FaustWorker:
         """
 
         def holds() -> bool:
-            # In this order: what a worker did before it ended counts.
+            # In this order, so that the worker's last actions count.
             alive = self._process.poll() is None
             if condition():
                 return True

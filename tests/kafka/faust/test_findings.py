@@ -1,8 +1,8 @@
-"""Findings A to F about stock Faust, on real Kafka: why delivery is built the way it is.
+"""Findings A to F about stock Faust, on real Kafka: the reasons for the design of delivery.
 
-Each test runs a small Faust app of its own (the folder findings) in a real worker process and
-looks at the group's committed offsets from outside. They use nothing of ours. A test here that
-fails after an upgrade of Faust is news: read what it says about our design before changing it.
+Each test runs a small Faust app (in the folder findings) in a real worker process, and reads the
+group's committed offsets from outside. The apps use no code of ours. If a test fails after an
+upgrade of Faust, read what it says about our design before changing it.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tests.kafka.faust.stock_worker import FaustWorker, Note
 from tests.support.kafka_cluster import RealKafka
 from tests.support.waiting import wait_until
 
-# Of the test of finding F.
+# For the test of finding F.
 KEYS = 60
 PARTITIONS = 3
 RECORDS = 5_000
@@ -56,7 +56,7 @@ class Bench:
         self.produced += len(values)
 
     def produce_over_keys(self, records: int) -> None:
-        """Write records of KEYS keys by turns, each key in a partition of its own."""
+        """Write records of KEYS keys in turn, each key always to the same partition."""
         for number in range(self.produced, self.produced + records):
             key = number % KEYS
             self._producer.produce(self.topic, b"x", b"key-%d" % key, key % PARTITIONS)
@@ -64,7 +64,7 @@ class Bench:
         self.produced += records
 
     def produce_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Write records until a condition holds, so that it comes about with work in flight."""
+        """Write records until a condition holds, so that it is reached with work in flight."""
 
         def holds() -> bool:
             self.produce_over_keys(KEYS)
@@ -79,7 +79,7 @@ class Bench:
 
     def committed_but_not_delivered(self) -> set[tuple[int, int]]:
         """The records that a kill of all workers at this moment would lose."""
-        committed = self.committed()  # before the journals: those may only be further
+        committed = self.committed()  # read before the journals, which may only be further
         delivered = {(n.partition, n.offset) for w in self.workers for n in w.noted("delivered")}
         return {
             (partition, offset) for partition, end in committed.items() for offset in range(end)
@@ -94,7 +94,7 @@ class Bench:
 def bench(
     kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
 ) -> Iterator[Callable[..., Bench]]:
-    """Make a bench with a topic: `bench("agent_error", partitions=1)`; end its workers after."""
+    """Make a bench with a topic: `bench("agent_error", partitions=1)`; ends its workers."""
     benches: list[Bench] = []
 
     def make(module: str, partitions: int = 1) -> Bench:
@@ -119,8 +119,8 @@ def test_a_acks_out_of_order_commit_past_an_unfinished_record(
 ) -> None:
     """(A) Stock Faust commits offset 6 while a record before it runs; a kill then loses that one.
 
-    `Consumer._new_offset` allows a gap of one in front of what is acked, and any gap while nothing,
-    or offset 0, is committed. Our acks are given in offset order, so that there never is a gap.
+    `Consumer._new_offset` allows a gap of one before an acked offset, and any gap while nothing, or
+    offset 0, is committed. We ack in offset order, so there is never a gap.
     """
     a = bench("out_of_order_acks")
     first = a.start_worker(FINDING_UNFINISHED=" ".join(map(str, unfinished)))
@@ -137,14 +137,14 @@ def test_a_acks_out_of_order_commit_past_an_unfinished_record(
     second = a.start_worker(FINDING_UNFINISHED="")
     a.produce(b"next")
     second.wait_for(lambda: bool(second.noted("acked")), "delivery by the second worker")
-    assert [note.offset for note in second.noted("started")] == [6]  # the unfinished is lost
+    assert [note.offset for note in second.noted("started")] == [6]  # the unfinished record is lost
 
 
 def test_b_an_exception_that_leaves_an_agent_commits_the_event(bench: Callable[..., Bench]) -> None:
-    """(B) A record whose handling raised is acked, committed and never seen again.
+    """(B) A record whose handling raised is acked and committed, and so lost.
 
-    The agent restarts behind it. In our agent nothing is acked by leaving the loop (`noack`), and
-    no exception leaves it: a record ends as delivered, dead-lettered, or unfinished.
+    The agent restarts after it. Our agent does not ack when it leaves the loop (`noack`), and lets
+    no exception out: a record ends delivered, dead-lettered, or unfinished.
     """
     b = bench("agent_error")
     worker = b.start_worker()
@@ -156,9 +156,9 @@ def test_b_an_exception_that_leaves_an_agent_commits_the_event(bench: Callable[.
 
 
 def test_c_an_exception_in_a_timer_ends_the_worker(bench: Callable[..., Bench]) -> None:
-    """(C) One exception in an `@app.timer` takes the whole worker down, agents and all.
+    """(C) One exception in an `@app.timer` ends the whole worker with its agents.
 
-    Every timer body of ours catches what it can meet, and says so in the log.
+    Every timer of ours catches and logs its errors.
     """
     c = bench("timer_error")
     worker = c.start_worker()
@@ -166,7 +166,7 @@ def test_c_an_exception_in_a_timer_ends_the_worker(bench: Callable[..., Bench]) 
 
     worker.wait_for(lambda: bool(worker.noted("timer raises")), "the timer's exception")
     status = worker.wait_for_end()
-    assert status > 0  # by itself: nobody has sent it a signal
+    assert status > 0  # it ended by itself, without a signal
 
 
 def test_d_without_stream_wait_empty_a_stop_commits_the_cancelled_event(
@@ -189,9 +189,9 @@ def test_d_without_stream_wait_empty_a_stop_commits_the_cancelled_event(
 
 
 def test_e_a_record_that_cannot_be_decoded_is_committed_unseen(bench: Callable[..., Bench]) -> None:
-    """(E) With a serializer on the topic, a poison record is committed and no agent ever gets it.
+    """(E) With a serializer on the topic, a poison record is committed, and no agent gets it.
 
-    Our topics are raw bytes, decoded inside of the agent, where a dead letter can be made of it.
+    Our topics are raw bytes, decoded in the agent, which can make a dead letter of them.
     """
     e = bench("decode_error")
     worker = e.start_worker()
@@ -206,8 +206,8 @@ def test_f_acks_in_offset_order_lose_nothing_and_keep_each_key_in_order(
 ) -> None:
     """(F) `noack().events()` with acks in offset order: nothing lost over rebalances and a kill.
 
-    This is the pattern that our delivery is built on: a second worker joins under load, the first
-    one is killed with SIGKILL, a third takes its place.
+    This is the pattern of our delivery. A second worker joins under load, the first one is killed
+    with SIGKILL, and a third replaces it.
     """
     f = bench("ordered_acks", PARTITIONS)
     first = f.start_worker()

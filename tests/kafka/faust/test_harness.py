@@ -1,4 +1,4 @@
-"""The harness itself, where something that it needs is missing."""
+"""The harness, when something that it needs is missing."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.support.kafka_cluster import unavailable_reason
 
 
 def test_what_is_missing_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No Java, an old Java, and no Maven while the cache is not whole: each is named."""
+    """No Java, an old Java, or no Maven with an incomplete cache: each is named."""
     monkeypatch.setenv("RELAY_KAFKA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     programs = tmp_path / "bin"

@@ -1,8 +1,8 @@
-"""With which versions the tests of this folder passed last: `make test-faust` writes it down.
+"""The versions with which the tests of this folder passed last, stored by `make test-faust`.
 
-They test Faust and the harness, not the relay: they need not run again until one of these moves.
+The tests cover Faust and the harness, not the relay: they run again only when a version changes.
 
-    python -m tests.kafka.faust.versions check    status 1 where one has moved
+    python -m tests.kafka.faust.versions check    status 1 if one has changed
     python -m tests.kafka.faust.versions write    they passed
 """
 

@@ -1,4 +1,4 @@
-"""What the tests of a cluster with TLS and SASL share."""
+"""Fixtures for a cluster with TLS and SASL."""
 
 import uuid
 
@@ -10,7 +10,7 @@ from tests.support.stage import Stage
 
 @pytest.fixture
 def stage(secure: SecureKafka) -> Stage:
-    """Topics and a group of the test's own, which the test itself reaches without TLS."""
+    """The test's own topics and group; the test itself connects without TLS."""
     name = uuid.uuid4().hex[:8]
     return Stage(
         secure.kafka.bootstrap_servers,

@@ -1,4 +1,4 @@
-"""Access tokens that expire while a worker is at work."""
+"""Access tokens that expire while a worker runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ LIMIT_SECONDS = 90.0
 
 @pytest.fixture
 def short_lived(secure: SecureKafka) -> Iterator[SecureKafka]:
-    """A cluster whose provider gives tokens for 10 seconds."""
+    """A cluster whose provider issues tokens for 10 seconds."""
     usual, secure.provider.lifetime_seconds = secure.provider.lifetime_seconds, 10.0
     yield secure
     secure.provider.lifetime_seconds = usual
@@ -30,7 +30,7 @@ def short_lived(secure: SecureKafka) -> Iterator[SecureKafka]:
 async def test_tokens_are_renewed_and_outages_of_the_provider_outlived(
     short_lived: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """Orders go on over several tokens; when the provider comes back after a long absence, too."""
+    """Orders are delivered over several tokens, and again after a long outage of the provider."""
     provider = short_lived.provider
     before = len(provider.tokens)
     async with (
@@ -53,7 +53,7 @@ async def test_tokens_are_renewed_and_outages_of_the_provider_outlived(
         await worker.wait_log("Access token renewed again")
         await _accepted(sink, 6)
         await worker.wait_ready()
-        # Saved if the worker still takes Kafka to be away; then it is published from the table.
+        # Saved if the worker still counts Kafka as down; then published from the table.
         assert (await hand_in(worker, 7))["status"] in ("published", "saved")
         await _accepted(sink, 7)
         assert await worker.stop() == 0

@@ -1,4 +1,4 @@
-"""``order-relay dlq …`` on brokers with TLS and SASL: each Kafka client proves who it is."""
+"""``order-relay dlq …`` on brokers with TLS and SASL: each Kafka client authenticates."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.support.stage import Stage
 async def test_letters_are_listed_redriven_and_purged(
     secure: SecureKafka, stage: Stage, tmp_path: Path, way: str
 ) -> None:
-    """With the settings that the worker has."""
+    """Commands work with the worker's settings."""
     for topic in (stage.topic, stage.dlq_topic):
         secure.kafka.create_topic(topic, 3)
     commands = relay_on(stage, tmp_path, **WAYS[way](secure))
@@ -32,7 +32,7 @@ async def test_letters_are_listed_redriven_and_purged(
 async def test_no_access_token_is_one_line(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """The line says where it was asked for."""
+    """The line names the URL's setting."""
     commands = relay_on(stage, tmp_path, **secure.oauth())
     secure.provider.stop()
     try:

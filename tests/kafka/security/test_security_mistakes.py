@@ -1,4 +1,4 @@
-"""Brokers and a worker that do not come together: one line says why, and by which setting."""
+"""A worker cannot connect to brokers: one line says why, and names the setting."""
 
 import logging
 from pathlib import Path
@@ -71,14 +71,14 @@ def _mistaken(secure: SecureKafka, mistake: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-async def test_a_mistake_is_told_once(
+async def test_a_mistake_is_logged_once(
     secure: SecureKafka,
     stage: Stage,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     mistake: str,
 ) -> None:
-    """However often Kafka is asked, one line says what is wrong, without what is secret."""
+    """Despite several tries, one line says what is wrong, without a secret."""
     monkeypatch.setattr("order_relay.kafka.topics.PROBE_SECONDS", 2.0)
     pauses = iter([False, False, True])
 
@@ -100,7 +100,7 @@ async def test_a_mistake_is_told_once(
 async def test_a_worker_with_a_mistake_waits(
     secure: SecureKafka, stage: Stage, tmp_path: Path, mistake: str
 ) -> None:
-    """The worker says it in one line, is alive but not ready, and ends cleanly."""
+    """The worker logs one line, is live but not ready, and stops with status 0."""
     settings = _mistaken(secure, mistake)
     async with WorkerProcess(tmp_path, stage, "http://127.0.0.1:1/", **settings) as worker:
         await worker.wait_log("retrying until it works")
@@ -115,7 +115,7 @@ async def test_a_worker_with_a_mistake_waits(
 async def test_a_provider_that_comes_later_is_waited_for(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """An identity provider that is away at the start holds the worker up until it is back."""
+    """A worker that starts without its identity provider waits until that is back."""
     secure.provider.stop()
     try:
         async with (
@@ -138,9 +138,9 @@ async def test_a_provider_that_comes_later_is_waited_for(
 async def test_the_check_names_each_right_that_is_missing(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """Of topics and groups: what stops the worker fails, and what it can do without is a warning.
+    """For topics and groups: a necessary right fails the check, another one is a warning.
 
-    A topic that may not be seen is not taken for one that does not exist.
+    A topic without the right to DESCRIBE is not reported as missing.
     """
     redrives = redriving(stage).group_id
     changelog = f"{stage.group_id}-deliveries-changelog"
@@ -166,7 +166,7 @@ async def test_the_check_names_each_right_that_is_missing(
 async def test_a_table_that_may_not_be_read_does_not_hold_up_orders(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """The worker says so at once, and delivers without what was known before."""
+    """The worker logs it, and delivers without the old entries."""
     changelog = f"{stage.group_id}-deliveries-changelog"
     secure.kafka.create_topic(changelog)
     admin = Producer({"bootstrap.servers": secure.kafka.bootstrap_servers})
@@ -180,7 +180,7 @@ async def test_a_table_that_may_not_be_read_does_not_hold_up_orders(
     ):
         await worker.wait_ready()
         await stage.publish([order(1)])
-        # A changelog that does not answer is given up after a minute.
+        # The time-out for a changelog without answers is a minute.
         await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=40)
         (line,) = worker.log_lines("its changelog cannot be read")
         assert "authorization failed" in line
@@ -189,7 +189,7 @@ async def test_a_table_that_may_not_be_read_does_not_hold_up_orders(
 def allow(
     secure: SecureKafka, kind: ResourceType, name: str, operation: AclOperation | None
 ) -> None:
-    """Allow the user one operation on a topic or a group, or none, in place of all."""
+    """Restrict the user to one operation on a topic or a group, or to none."""
     binding = AclBinding(
         kind,
         name,

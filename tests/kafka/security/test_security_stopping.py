@@ -1,4 +1,4 @@
-"""A worker with TLS ends in time, whether the brokers say good-bye or not."""
+"""A worker with TLS stops in time, even if the brokers do not answer."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ LIMIT_SECONDS = 60.0
 
 
 @pytest.mark.harms_brokers
-async def test_brokers_that_do_not_answer_do_not_hold_up_the_end(
+async def test_brokers_that_do_not_answer_do_not_delay_the_stop(
     secure: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """Connections are open and nothing comes back: neither the group nor TLS is waited for."""
+    """With frozen brokers, it waits neither for leaving the group nor for closing TLS."""
     async with (
         ScriptedSink() as sink,
         WorkerProcess(tmp_path, stage, sink.url, **secure.certificate()) as worker,

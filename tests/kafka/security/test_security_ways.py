@@ -1,4 +1,4 @@
-"""A worker on brokers with TLS and SASL delivers, publishes and dead-letters by every way in."""
+"""A worker on brokers with TLS and SASL works with every kind of authentication."""
 
 import base64
 from pathlib import Path
@@ -30,7 +30,7 @@ WAYS = {
 async def test_a_worker_that_logs_everything_shows_no_secret(
     secure: SecureKafka, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """With ``-l debug``, too, neither password nor token is in the log."""
+    """Even with ``-l debug`` the log has neither password nor token."""
     command = ("-m", "faust", "-A", "app", "worker", "-l", "debug")
     monkeypatch.setattr("tests.support.worker.COMMAND", command)
     async with (
@@ -53,7 +53,7 @@ async def test_a_worker_that_logs_everything_shows_no_secret(
 async def test_a_worker_delivers_and_publishes(
     secure: SecureKafka, stage: Stage, tmp_path: Path, way: str
 ) -> None:
-    """Orders are delivered, handed in by HTTP, and dead-lettered; commits are made."""
+    """Orders are delivered, published over HTTP, dead-lettered and committed."""
     settings: dict[str, Any] = WAYS[way](secure)
     async with ScriptedSink() as sink:
         sink.script = lambda request: Answer(422 if request.order_id == 2 else 200)

@@ -1,4 +1,4 @@
-"""What the tests of this folder do with a worker."""
+"""Helpers of this folder for a running worker."""
 
 import json
 from typing import Any
@@ -10,12 +10,12 @@ from tests.support.orders import order_value
 from tests.support.secure_kafka import CLIENT_SECRET, KEY_PASSWORD, PASSWORD
 from tests.support.worker import WorkerProcess
 
-# A start and a stop take some 80; a flood has hundreds.
+# A start and a stop log about 80 lines; a flood has hundreds.
 MOST_LINES = 150
 
 
 async def hand_in(worker: WorkerProcess, order_id: int) -> dict[str, Any]:
-    """Hand an order in by HTTP; return the answer."""
+    """Post an order; returns the answer."""
     async with (
         aiohttp.ClientSession() as http,
         http.post(

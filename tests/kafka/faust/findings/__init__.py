@@ -1,4 +1,4 @@
 """Small stock Faust apps, one for each finding; `tests.kafka.faust.test_findings` runs them.
 
-They use Faust as its manual shows and nothing of ours: what they lose, stock Faust loses.
+They use Faust as its manual shows, without the relay: what they lose, stock Faust loses.
 """

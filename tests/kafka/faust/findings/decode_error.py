@@ -1,4 +1,4 @@
-"""Finding E: a topic with a serializer, and so with decoding outside the agent."""
+"""Finding E: a topic with a serializer, which decodes outside the agent."""
 
 import os
 
@@ -11,6 +11,6 @@ app = stock_app()
 
 @app.agent(app.topic(os.environ[TOPIC], key_serializer="raw", value_serializer="json"))
 async def deliver(stream: StreamT[bytes]) -> None:
-    """Note every record that gets here."""
+    """Note every record received."""
     async for event in stream.events():
         note("delivered", event)

@@ -13,8 +13,8 @@ from tests.kafka.faust.findings.stock import note, raw_topic, stock_app
 
 IN_FLIGHT = 64
 SHORT_SECONDS = 0.02
-# Some records outlast several commits, with everything behind them done: acks that came out of
-# order would commit past them.
+# Some records take longer than several commits, and all behind them is done: acks out of order
+# would commit past them.
 LONG_SECONDS = 0.3
 LONG_EVERY = 47
 
@@ -34,8 +34,8 @@ class Entry:
 async def deliver(stream: StreamT[bytes]) -> None:
     """Chain the records of a key, run the keys side by side, ack only the done prefix."""
     places = asyncio.Semaphore(IN_FLIGHT)
-    # A generation of its own for each assignment: what was in flight before a rebalance must not
-    # stand in the way of what comes after it.
+    # One queue for each assignment's generation: records in flight before a rebalance must not
+    # block later ones.
     gates: dict[tuple[int, int], deque[Entry]] = defaultdict(deque)
     last_of_key: dict[tuple[int, bytes], asyncio.Task[None]] = {}
 
@@ -61,5 +61,5 @@ async def deliver(stream: StreamT[bytes]) -> None:
         last_of_key[key] = task
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        # Faust waits at a rebalance for every event somebody still holds.
+        # At a rebalance Faust waits for every event that is still referenced.
         del event, message, entry

@@ -1,4 +1,4 @@
-"""Finding A: records that never end, and all others acked as they come."""
+"""Finding A: some records never end, and all others are acked at once."""
 
 import asyncio
 import os

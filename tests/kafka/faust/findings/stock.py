@@ -1,4 +1,4 @@
-"""What the apps of the findings share: their settings, and a journal for the test that runs them.
+"""Shared by the apps of the findings: their settings, and a journal for the test.
 
 A test gives the settings in environment variables and reads the journal, one JSON object a line.
 """
@@ -41,10 +41,10 @@ def raw_topic(app: faust.App) -> TopicT:
 
 
 def note(what: str, event: EventT[bytes] | None = None) -> None:
-    """Append to the journal; with the record's place and key if there is one.
+    """Append to the journal, with the record's partition, offset and key if given.
 
-    One write to a file opened for appending: a SIGKILL leaves whole lines, and what is noted
-    before an ack is there whenever the ack is.
+    One write to a file opened for appending: a SIGKILL leaves whole lines, and a note before an
+    ack is never lost if the ack is not.
     """
     line: dict[str, object] = {"what": what, "at": time.monotonic_ns()}
     if event is not None:

@@ -1,4 +1,4 @@
-"""Finding C: a timer that raises, beside an agent that has nothing to do with it."""
+"""Finding C: a timer that raises, beside an independent agent."""
 
 from faust.types import StreamT
 
@@ -18,7 +18,7 @@ async def deliver(stream: StreamT[bytes]) -> None:
 
 @app.timer(interval=0.2)  # type: ignore[untyped-decorator]
 async def report() -> None:
-    """Fail as soon as there is something to report, as a database that is away would make it."""
+    """Fail once a record was delivered, as without a database."""
     if delivered:
         note("timer raises")
         raise RuntimeError("no database")
