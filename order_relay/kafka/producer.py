@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 # Above brokers' usual limits, so that the broker and the topic decide what is too large.
 MAX_MESSAGE_BYTES = 100_000_000
 MAX_PARTITION = 2**31 - 1
+# Refusals of a batch that may be the fault of another record in it, or of the batch's size.
+BATCH_REFUSALS = {"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP"}
+# Kafka refuses a whole batch. librdkafka's default of 1 MB is over the limit of some topics; that
+# of Java's clients is 16 KB.
+BATCH_BYTES = 65_536
 # The longest poll, and so the longest wait for the polling thread in stop().
 POLL_SECONDS = 0.5
 # Between attempts to make a client.
@@ -74,6 +79,7 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "delivery.timeout.ms": settings.producer_delivery_timeout_ms,
         "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
         "message.max.bytes": MAX_MESSAGE_BYTES,
+        "batch.size": BATCH_BYTES,
         "linger.ms": 5,
         # Warnings and above. Below, librdkafka logs each connection that a broker closes.
         "log_level": 5,
@@ -89,8 +95,12 @@ class KafkaProducer:
     loop that called ``start``.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, in_batches: bool = True) -> None:
+        """Prepare; nothing is connected yet. Without ``in_batches`` each record is sent alone."""
         self._settings = settings
+        self._in_batches = in_batches
+        self._alone: KafkaProducer | None = None
+        self._starting_alone = asyncio.Lock()
         self._producer: Producer | None = None
         self._poller: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -132,6 +142,8 @@ class KafkaProducer:
         if self._poller is not None:
             await loop.run_in_executor(None, self._poller.join, 2.0)
         self._producer = None
+        if self._alone is not None:
+            await self._alone.stop(timeout_seconds)
 
     async def send(
         self,
@@ -181,7 +193,23 @@ class KafkaProducer:
             producer.produce(topic, value=value, key=key, **options)
         except _PRODUCE_ERRORS as error:
             raise _produce_refusal(topic, key, value, error) from error
-        return await acknowledged
+        try:
+            return await acknowledged
+        except (RecordTooLarge, PublishRefused) as error:
+            # Kafka refuses a whole batch for one record, or for the size of all together.
+            code = error.code if isinstance(error, PublishRefused) else "MSG_SIZE_TOO_LARGE"
+            if code not in BATCH_REFUSALS or not self._in_batches or self._stopping.is_set():
+                raise
+        alone = await self._start_alone()
+        return await alone.send(topic, key=key, value=value, headers=headers, partition=partition)
+
+    async def _start_alone(self) -> KafkaProducer:
+        async with self._starting_alone:
+            if self._alone is None:
+                alone = KafkaProducer(self._settings, in_batches=False)
+                await alone.start()
+                self._alone = alone
+        return self._alone
 
     def enqueue(
         self, topic: str, partition: int, records: Sequence[KeyAndValue], on_settled: OnSettled
@@ -286,7 +314,10 @@ class KafkaProducer:
             ) from error
 
     def _make_client(self) -> None:
-        self._producer = Producer(producer_config(self._settings), logger=logger)
+        config = producer_config(self._settings)
+        if not self._in_batches:
+            config["batch.num.messages"] = 1
+        self._producer = Producer(config, logger=logger)
 
     def _try_to_make_client(self) -> None:
         """Make the client if there is an access token, for which it would wait silently."""

@@ -174,6 +174,30 @@ async def test_a_record_that_kafka_has_already_is_acknowledged_without_an_offset
 
 
 @pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_TIMESTAMP,
+    ],
+)
+async def test_a_refused_batch_refuses_no_record(
+    embedded: EmbeddedKafka, stage: Stage, code: int
+) -> None:
+    """One record may be the cause, or the size of all: each is sent once more, alone."""
+    async with producing(stage) as producer:
+        await producer.ping()
+        embedded.refuse(code, 1)
+        acks = await asyncio.gather(
+            *(producer.send(stage.topic, key=b"1", value=b"%d" % n, partition=0) for n in range(9))
+        )
+    assert sorted(cast(int, ack.offset) for ack in acks) == list(range(9))
+    rows = await stage.records()
+    assert sorted(cast(bytes, row.value) for row in rows) == [b"%d" % n for n in range(9)]
+
+
+@pytest.mark.parametrize(
     ("code", "error"),
     [(KafkaError.MSG_SIZE_TOO_LARGE, RecordTooLarge), (KafkaError.INVALID_RECORD, PublishRefused)],
 )
@@ -183,7 +207,7 @@ async def test_a_refused_record_does_not_harm_the_next(
     """A refused record is an error with its topic; the next one is published."""
     async with producing(stage) as producer:
         first = await producer.send(stage.topic, key=b"1", value=b"first", partition=0)
-        embedded.refuse(code, 1)
+        embedded.refuse(code, 2)  # in a batch, and alone
         with pytest.raises(error) as refused:
             await producer.send(stage.topic, key=b"1", value=b"refused", partition=0)
         assert stage.topic in str(refused.value)

@@ -1,0 +1,51 @@
+"""Kafka refuses a batch: which of its records are at fault is seen only when each is sent alone."""
+
+import asyncio
+from collections.abc import Callable
+
+from order_relay.errors import RelayError
+from order_relay.kafka.producer import Acknowledged
+from tests.support.kafka_cluster import RealKafka
+from tests.support.producing import producing
+from tests.support.stage import Stage
+
+QUIET = {"producer_request_timeout_ms": 30_000, "producer_delivery_timeout_ms": 60_000}
+
+
+async def refused(stage: Stage, records: list[tuple[bytes | None, bytes]]) -> list[int]:
+    """Send all records at once to one partition; return the numbers of the refused ones."""
+    async with producing(stage, **QUIET) as producer:
+        results = await asyncio.gather(
+            *(producer.send(stage.topic, key=k, value=v, partition=0) for k, v in records),
+            return_exceptions=True,
+        )
+    assert all(isinstance(one, Acknowledged | RelayError) for one in results)
+    found = {row.value for row in await stage.records()}
+    numbers = [n for n, one in enumerate(results) if isinstance(one, RelayError)]
+    assert found == {value for n, (_, value) in enumerate(records) if n not in numbers}
+    return numbers
+
+
+async def test_a_batch_over_the_topics_limit(
+    kafka: RealKafka, unique: Callable[[str], str]
+) -> None:
+    """Only the record that is itself too large is refused."""
+    stage = Stage(kafka.bootstrap_servers, unique("limit"), "none", unique("group"), True)
+    await asyncio.to_thread(
+        kafka.create_topic, stage.topic, 3, configs={"max.message.bytes": "20000"}
+    )
+    records: list[tuple[bytes | None, bytes]] = [(b"k", b"%03d" % n * 300) for n in range(400)]
+    records[150] = (b"k", b"x" * 30_000)
+    assert await refused(stage, records) == [150]
+
+
+async def test_a_record_without_a_key_in_a_compacted_topic(
+    kafka: RealKafka, unique: Callable[[str], str]
+) -> None:
+    """Only that record is refused."""
+    stage = Stage(kafka.bootstrap_servers, unique("compacted"), "none", unique("group"), True)
+    await asyncio.to_thread(
+        kafka.create_topic, stage.topic, 3, configs={"cleanup.policy": "compact"}
+    )
+    records = [(None if n == 50 else b"%d" % n, b"value %d" % n) for n in range(100)]
+    assert await refused(stage, records) == [50]
