@@ -24,7 +24,6 @@ from order_relay.fallback.sql.migrate import try_migration
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
 from order_relay.handlers.http import HttpHandler
-from order_relay.handlers.http_client.client import ConnectionNotMade
 from order_relay.kafka.topics import Topics
 from order_relay.model.consumer import HttpPost
 from order_relay.settings import Settings, load_settings
@@ -105,8 +104,9 @@ async def _run(part: str, findings: Findings) -> list[Finding]:
                 found.append(finding)  # noqa: PERF401 - keeps those from before a time-out
     except TimeoutError:
         found.append(Finding(Result.FAIL, part, f"no answer within {LIMIT_SECONDS:g} s"))
-    except (RelayError, ConnectionNotMade, KafkaException, OSError) as error:
-        found.append(Finding(Result.FAIL, part, " ".join(str(error).split())))
+    except Exception as error:  # noqa: BLE001 - whatever ends a check is a finding
+        text = " ".join(str(error).split()) or type(error).__name__
+        found.append(Finding(Result.FAIL, part, text))
     return found
 
 
@@ -123,13 +123,19 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
     yield Finding(
         Result.OK, "kafka", f"{brokers} at {settings.kafka_bootstrap_servers}, answer in {took}"
     )
+    if not consumers:  # they are wrong, which is told
+        return
+    changelogs = {one.settings.deliveries_changelog_topic for one in consumers}
     topic_rights = {name: rights for one in consumers for name, rights in _rights(one.settings)}
     group_rights = {
         name: rights for one in consumers for name, rights in _group_rights(one.settings)
     }
     allowed = await topics.allowed(list(topic_rights), list(group_rights))
     for name, rights in topic_rights.items():
-        yield topic_finding(name, rights, cluster.topics.get(name), allowed.get(name), settings)
+        # The changelog keeps the number of partitions with which it was made.
+        width = 0 if name in changelogs else settings.topic_partitions
+        topic = cluster.topics.get(name)
+        yield topic_finding(name, rights, topic, allowed.get(name), settings, width=width)
     for name, rights in group_rights.items():
         if name in allowed:
             missing = {right: rights[right] for right in rights.keys() - allowed[name]}
@@ -165,6 +171,8 @@ def topic_finding(
     topic: Any,
     allowed: set[str] | None,
     settings: Settings,
+    *,
+    width: int,
 ) -> Finding:
     """Return the finding for a topic.
 
@@ -174,12 +182,13 @@ def topic_finding(
         topic: Its metadata; None: it does not exist, or may not be seen.
         allowed: What Kafka lets us do; None: it does not tell.
         settings: The worker's.
+        width: The number of partitions that it should have at least.
     """
     part = f"topic {name}"
     if topic is None and allowed is not None:
         return Finding(Result.FAIL, part, _no_right("DESCRIBE"))
     if topic is None and settings.kafka_declare_topics:
-        return Finding(Result.WARN, part, "it does not exist yet, a worker makes it")
+        return Finding(Result.WARN, part, "it does not exist, a worker makes it when it starts")
     if topic is None or topic.error is not None:
         text = topic.error.str() if topic else "it does not exist, and KAFKA_DECLARE_TOPICS=false"
         return Finding(Result.FAIL, part, text)
@@ -191,9 +200,12 @@ def topic_finding(
     if any(one.leader < 0 for one in partitions):
         results.append(Result.FAIL)
         problems.append("a partition has no leader")
-    if len(partitions) < settings.topic_partitions:
+    if any(len(one.isrs) < len(one.replicas) for one in partitions):
         results.append(Result.WARN)
-        problems.append(f"fewer than TOPIC_PARTITIONS={settings.topic_partitions}")
+        problems.append("replicas are not in sync, Kafka may refuse writes")
+    if len(partitions) < width:
+        results.append(Result.WARN)
+        problems.append(f"fewer than TOPIC_PARTITIONS={width}")
     if replication < settings.topic_replication_factor:
         results.append(Result.WARN)
         problems.append(f"less than TOPIC_REPLICATION_FACTOR={settings.topic_replication_factor}")

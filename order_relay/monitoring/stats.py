@@ -114,7 +114,9 @@ class Stats:
             },
             "paused": self._dispatcher.paused,
             "kafka_up": bool(number("kafka_up")),
+            "topic_partitions": number("topic_partitions"),
             "partitions": self._of_partitions(samples),
+            "group_problem": self._reader.group_problem,
             "deleted_records": number("deleted_records_total"),
             "near_deletion_records": sum(one or 0 for one in near.values()),
             "transaction_open_seconds": _rounded(

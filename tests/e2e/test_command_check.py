@@ -58,7 +58,7 @@ async def test_everything_that_a_worker_needs(
         result, text = found[f"topic {topic}"]
         assert result in {"ok", "warn"}
         assert "partitions, replication " in text
-    missing = ("warn", "it does not exist yet, a worker makes it")
+    missing = ("warn", "it does not exist, a worker makes it when it starts")
     assert found[f"topic {stage.topic}.points.DLQ"] == missing
     assert found["database"][0] == "warn"
     assert found["target of order_logging"][0] == "ok"
@@ -74,6 +74,15 @@ async def test_everything_that_a_worker_needs(
     )
     again = await findings(commands, status=0)
     assert again[f"topic {stage.topic}.points.DLQ"] == missing
+
+
+async def test_a_consumer_that_does_not_exist(stage: Stage, tmp_path: Path) -> None:
+    """The line names it, and Kafka and the database have their lines."""
+    found = await findings(relay_on(stage, tmp_path, consumers="nix"), status=1)
+    assert [(part, result) for part, (result, _) in found.items()] == [
+        ("consumers", "FAIL"), ("kafka", "ok"), ("database", "warn"),
+    ]  # fmt: skip
+    assert "CONSUMERS='nix'" in found["consumers"][1]
 
 
 async def test_a_misspelled_setting(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from tests.support.targets import standing_dispatcher
 class NoConsumer:
     """A consumer without partitions."""
 
+    group_problem = ""
+
     def committed_offsets(self) -> dict[Any, int | None]:
         """Return none."""
         return {}

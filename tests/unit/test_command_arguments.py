@@ -15,9 +15,12 @@ BOTH = {"READ", "WRITE"}
 RIGHTS = {"READ": Result.WARN, "WRITE": Result.FAIL}
 
 
-def topic(partitions: int = 3, replicas: int = 3, leader: int = 1) -> SimpleNamespace:
+def topic(
+    partitions: int = 3, replicas: int = 3, leader: int = 1, in_sync: int | None = None
+) -> SimpleNamespace:
     """The metadata of a topic."""
-    one = SimpleNamespace(replicas=list(range(replicas)), leader=leader)
+    isrs = list(range(replicas if in_sync is None else in_sync))
+    one = SimpleNamespace(replicas=list(range(replicas)), isrs=isrs, leader=leader)
     return SimpleNamespace(error=None, partitions=dict.fromkeys(range(partitions), one))
 
 
@@ -42,7 +45,13 @@ def topic(partitions: int = 3, replicas: int = 3, leader: int = 1) -> SimpleName
             Result.WARN,
             "replication 1; less than TOPIC_REPLICATION_FACTOR=3",
         ),
-        (None, None, Result.WARN, "it does not exist yet, a worker makes it"),
+        (
+            topic(in_sync=2),
+            BOTH,
+            Result.WARN,
+            "; replicas are not in sync, Kafka may refuse writes",
+        ),
+        (None, None, Result.WARN, "it does not exist, a worker makes it when it starts"),
     ],
 )
 def test_a_topic(
@@ -50,7 +59,7 @@ def test_a_topic(
 ) -> None:
     """A missing right fails or warns; a topic smaller than the settings say is a warning."""
     found = topic_finding(
-        "orders", RIGHTS, given, allowed, Settings(topic_partitions=3, topic_replication_factor=3)
+        "orders", RIGHTS, given, allowed, Settings(topic_replication_factor=3), width=3
     )
     assert (found.result, found.part) == (result, "topic orders")
     assert found.text.endswith(text)
@@ -58,7 +67,8 @@ def test_a_topic(
 
 def test_a_topic_that_nothing_makes() -> None:
     """Without KAFKA_DECLARE_TOPICS a person must make it."""
-    found = topic_finding("orders", RIGHTS, None, None, Settings(kafka_declare_topics=False))
+    settings = Settings(kafka_declare_topics=False)
+    found = topic_finding("orders", RIGHTS, None, None, settings, width=3)
     assert found.result is Result.FAIL
     assert "KAFKA_DECLARE_TOPICS=false" in found.text
 

@@ -111,6 +111,7 @@ def test_one_worker_that_is_well_is_well() -> None:
         (stats(open_dead_letters={"total": 0, "oldest_seconds": 0, "deleted": 1}),
          "OrderRelayOpenDeadLettersDeleted", "bad"),
         (stats(paused=True), "", "warn"),
+        (stats(group_problem="no right"), "OrderRelayPartitionsUnassigned", "bad"),
         (stats(intake_stopped_seconds=101), "OrderRelayIntakeStandsStill", "bad"),
         (stats(deliveries_table={"recovering": True}), "OrderRelayTableRecovering", "warn"),
         (stats(published={"failed": 1}), "OrderRelayPublishFailed", "note"),
@@ -125,6 +126,15 @@ def test_what_one_worker_sees_is_told_beside_one_that_is_well(
     told = [(one.alert, one.level) for one in whole.verdicts() if one.level != "good"]
     assert told == [(alert, level)]
     assert any(one.level == "good" for one in whole.verdicts()) == (level == "note")
+
+
+def test_a_source_topic_that_does_not_exist() -> None:
+    """Told once the worker has asked for it, and Kafka has answered."""
+    gone = stats(partitions=[], topic_partitions=0, uptime_seconds=61)
+    assert view(gone).verdicts()[0].text == "The source topic does not exist."
+    assert view(gone).lag is None
+    for other in ({"uptime_seconds": 59}, {"topic_partitions": 3}, {"kafka_up": False}):
+        assert all("source topic" not in one.text for one in view(gone | other).verdicts())
 
 
 def test_rows_that_wait_are_told_in_a_sentence() -> None:

@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 class FakeConsumer:
     """A consumer with two partitions, one of them never committed."""
 
+    group_problem = ""
+
     def committed_offsets(self) -> dict[TP, int | None]:
         return {TP("orders", 2): None, TP("orders", 0): 41}
 

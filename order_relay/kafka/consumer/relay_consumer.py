@@ -81,6 +81,8 @@ class RelayConsumer(driver.Consumer):
         self._rounds = 0
         self._commits = 0
         self._errors = 0
+        self.group_problem = ""
+        """Why the worker is not in its group; empty if it is, or nothing is known."""
         self._waiting_for_room = False
         self._intake: Intake | None = None
 
@@ -182,17 +184,18 @@ class RelayConsumer(driver.Consumer):
         """Resume the group's coordination after an error; crash if its task has ended."""
         try:
             await self._thread.check_group()
-        except InvalidSessionTimeoutError:
-            self._errors += 1
-            self.log.error(
-                "Membership in the consumer group failed, trying again: KAFKA_SESSION_TIMEOUT_MS"
-                "=%.0f is not between the brokers' group.min.session.timeout.ms and "
-                "group.max.session.timeout.ms",
-                self.app.conf.broker_session_timeout * 1000,
-            )
         except KafkaError as error:
             self._errors += 1
-            self.log.error("Membership in the consumer group failed, trying again: %s", error)
+            self.group_problem = str(error)
+            if isinstance(error, InvalidSessionTimeoutError):
+                self.group_problem = (
+                    f"KAFKA_SESSION_TIMEOUT_MS={self.app.conf.broker_session_timeout * 1000:.0f} "
+                    "is not between the brokers' group.min.session.timeout.ms and "
+                    "group.max.session.timeout.ms"
+                )
+            self.log.error(
+                "Membership in the consumer group failed, trying again: %s", self.group_problem
+            )
         except Exception as error:  # noqa: BLE001 - nothing would be delivered any more
             await self.crash(error)
 
@@ -301,6 +304,7 @@ class RelayConsumer(driver.Consumer):
         self._forget_progress()
         self.resume_partitions(assigned & self._paused_partitions)
         self._deliveries.assigned([tp.partition for tp in assigned])
+        self.group_problem = ""
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _report_gone(self) -> None:

@@ -22,6 +22,8 @@ MAX_ANSWER_BYTES = 1024 * 1024
 TABLE = " of the fallback table"
 # As the alert.
 INTAKE_STOPPED_SECONDS = 100.0
+# After this time a worker has asked for the partitions of its topic.
+ASKED_SECONDS = 60.0
 # The worst first.
 STATES = ("refuses_us", "down", "fails_for_some", "throttles", "works")
 # What the overview shows by the minute.
@@ -111,7 +113,8 @@ class ConsumerView:
     def lag(self) -> int | None:
         """Records that are not committed; None: not all of them are known."""
         lags = [part["lag"] for one in self.answers for part in one.stats["partitions"]]
-        return None if None in lags or len(self.answers) < max(1, len(self.workers)) else sum(lags)
+        unknown = not lags or None in lags or len(self.answers) < len(self.workers)
+        return None if unknown else sum(lags)
 
     def total(self, *path: str) -> float | None:
         """Return the sum of a figure over the workers; None: one worker does not know it."""
@@ -167,7 +170,13 @@ class ConsumerView:
         query = f"?consumer={self.name}"
         rows = "/fallback?status="
         silent = [one.url for one in self.answers if not one.stats["kafka_up"]]
+        no_topic = self.largest("topic_partitions") == 0 and not silent
+        outside = [text for one in self.answers if (text := one.stats.get("group_problem"))]
         checks: list[tuple[object, Verdict]] = [
+            (outside, Verdict("bad", f"A worker cannot join its group: {', '.join(outside[:1])}.",
+                              "OrderRelayPartitionsUnassigned")),
+            (no_topic and (self.largest("uptime_seconds") or 0) > ASKED_SECONDS,
+             Verdict("bad", "The source topic does not exist.", "OrderRelayPartitionsUnassigned")),
             ((self.largest("intake_stopped_seconds") or 0) > INTAKE_STOPPED_SECONDS,
              Verdict("bad", "Nothing is read from Kafka though it answers: the worker ends itself, "
                      "to be started again.", "OrderRelayIntakeStandsStill")),
