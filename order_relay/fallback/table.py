@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -118,6 +119,7 @@ class FallbackTable:
         self._failed_write: DatabaseUnavailable | None = None
         self._refusal: str | None = "the fallback table is not open yet"
         self._file: OpenedFile | None = None
+        self._keeper: sqlite3.Connection | None = None
         self._replaced: DatabaseReplaced | None = None
         self._opening = asyncio.Lock()
         self._on_replaced = on_replaced
@@ -149,7 +151,19 @@ class FallbackTable:
             self._refusal = getattr(error, "reason", str(error))
             raise
         self._refusal = None
+        if self._dialect == "sqlite" and self._keeper is None:
+            self._keep_log(self.engine.url.database or "")
         return migrated
+
+    def _keep_log(self, path: str) -> None:
+        """Keep SQLite's write-ahead log, by a connection of its own that reads nothing more.
+
+        SQLite deletes the log with the last connection, and a cancelled call closes one. That would
+        look like a file that was replaced.
+        """
+        self._keeper = sqlite3.connect(path, timeout=0, check_same_thread=False)
+        with suppress(sqlite3.Error):
+            self._keeper.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
 
     async def look(self) -> Revisions:
         """Return the table's revision; nothing is changed or created.
@@ -197,8 +211,9 @@ class FallbackTable:
 
         A row is due when it is PENDING, its ``next_retry_at`` has come, it has no running lease,
         and every earlier PENDING row of the same topic and key is claimed with it. FAILED rows and
-        rows without a key delay no others. Without ``after``, rows that were written more than
-        ``CLOCK_SECONDS`` after now become due: the clock was set back.
+        rows without a key delay no others. Rows and leases that were written more than
+        ``CLOCK_SECONDS`` after now do not count, rows only without ``after``: the clock was set
+        back.
 
         Args:
             limit: Rows at most.
@@ -213,12 +228,12 @@ class FallbackTable:
                 await connection.execute(PLAN_BY_INDEX)
             now = await self._now(connection)
             until = now + timedelta(seconds=lease_seconds)
+            ahead = timedelta(seconds=CLOCK_SECONDS)
             values: dict[str, Any] = {"now": now, "token": token, "until": until}
+            values["latest"] = until + ahead
             if after is None:
-                await connection.execute(
-                    set_back_statement(self._dialect),
-                    {"now": now, "until": until, "soon": now + timedelta(seconds=CLOCK_SECONDS)},
-                )
+                times = {"now": now, "until": until, "soon": now + ahead}
+                await connection.execute(set_back_statement(self._dialect), times)
             else:
                 values |= {"after_time": after.next_retry_at, "after_id": after.id}
             result = await connection.execute(statement, values)
@@ -387,6 +402,9 @@ class FallbackTable:
     async def close(self) -> None:
         """Close connections. May be called twice."""
         with translated():
+            keeper, self._keeper = self._keeper, None
+            if keeper is not None:
+                keeper.close()
             await self.engine.dispose()
 
     # --- connections ----------------------------------------------------------------------------

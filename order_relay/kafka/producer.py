@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +42,8 @@ BATCH_REFUSALS = {"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_MSG", "INVALI
 BATCH_BYTES = 65_536
 # The longest poll, and so the longest wait for the polling thread in stop().
 POLL_SECONDS = 0.5
+# Questions to Kafka under way; each takes as long as its time-out while no broker answers.
+QUESTIONS_AT_ONCE = 4
 # Between attempts to make a client.
 RESTART_SECONDS = 2.0
 
@@ -106,6 +109,8 @@ class KafkaProducer:
         self._stopping = threading.Event()
         self._not_running = "the producer is not running"
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The loop's own executor may be busy with work of others, while Kafka has to be watched.
+        self._executor = ThreadPoolExecutor(QUESTIONS_AT_ONCE, "kafka-producer-question")
         self._settled: deque[Callable[[], None]] = deque()
         self._settling = False
 
@@ -117,7 +122,7 @@ class KafkaProducer:
         """
         self._loop = asyncio.get_running_loop()
         if self._settings.uses_access_tokens:
-            await asyncio.to_thread(self._try_to_make_client)
+            await self._loop.run_in_executor(self._executor, self._try_to_make_client)
             if self._producer is None:
                 logger.warning("No record is published yet: %s; retrying", self._not_running)
         else:
@@ -131,17 +136,19 @@ class KafkaProducer:
         producer = self._producer
         if producer is None:
             self._stopping.set()
+            self._executor.shutdown(wait=False)
             return
         with contextlib.suppress(KafkaException):  # a fatal error: the poller settles the rest
-            left = await loop.run_in_executor(None, producer.flush, timeout_seconds)
+            left = await loop.run_in_executor(self._executor, producer.flush, timeout_seconds)
             if left:
                 # The send() of each remaining record raises PublishRefused.
                 producer.purge(in_queue=True, in_flight=True, blocking=False)
-                await loop.run_in_executor(None, producer.flush, 1.0)
+                await loop.run_in_executor(self._executor, producer.flush, 1.0)
         self._stopping.set()
         if self._poller is not None:
-            await loop.run_in_executor(None, self._poller.join, 2.0)
+            await loop.run_in_executor(self._executor, self._poller.join, 2.0)
         self._producer = None
+        self._executor.shutdown(wait=False)
         if self._alone is not None:
             await self._alone.stop(timeout_seconds)
 
@@ -307,7 +314,9 @@ class KafkaProducer:
             raise KafkaUnavailable(self._settings.kafka_bootstrap_servers, self._not_running)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(None, producer.list_topics, topic, timeout_seconds)
+            return await loop.run_in_executor(
+                self._executor, producer.list_topics, topic, timeout_seconds
+            )
         except KafkaException as error:
             raise KafkaUnavailable(
                 self._settings.kafka_bootstrap_servers, error.args[0].str()

@@ -1,6 +1,7 @@
 """The producer on the embedded cluster: every publish ends acknowledged or refused."""
 
 import asyncio
+import threading
 from typing import Any, cast
 
 import pytest
@@ -214,6 +215,19 @@ async def test_a_refused_record_does_not_harm_the_next(
         last = await producer.send(stage.topic, key=b"1", value=b"last", partition=0)
     assert (first.offset, last.offset) == (0, 1)
     assert [row.value for row in await stage.records()] == [b"first", b"last"]
+
+
+async def test_threads_that_others_keep_busy_delay_nothing(stage: Stage) -> None:
+    """The loop's own executor has few threads, and a program may use them all."""
+    released = threading.Event()
+    loop = asyncio.get_running_loop()
+    others = [loop.run_in_executor(None, released.wait, 60) for _ in range(64)]
+    try:
+        async with asyncio.timeout(20), producing(stage) as producer:
+            await producer.ping()
+    finally:
+        released.set()
+        await asyncio.gather(*others)
 
 
 async def test_a_topic_that_we_may_not_write_to(embedded: EmbeddedKafka, stage: Stage) -> None:

@@ -43,6 +43,25 @@ async def test_a_table_that_is_not_open_keeps_nothing(tmp_path: Path) -> None:
     await table.close()
 
 
+async def test_cancelled_calls_do_not_look_like_a_replaced_file(tmp_path: Path) -> None:
+    """Each may close its connection, and SQLite deletes its log with the last one."""
+    replaced: list[int] = []
+    url = f"sqlite+aiosqlite:///{tmp_path}/relay.db"
+    table = FallbackTable(url, on_replaced=lambda: replaced.append(1))
+    await table.open()
+    for n in range(100):
+        await table.save(message())
+        call = asyncio.create_task(table.stats())
+        for _ in range(n // 2):
+            await asyncio.sleep(0)
+        call.cancel()
+        with suppress(asyncio.CancelledError):
+            await call
+    assert (await table.stats()).pending == 100
+    assert not replaced
+    await table.close()
+
+
 async def test_a_table_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     """The refusal names both revisions; the file is as it was."""
     url = f"sqlite+aiosqlite:///{tmp_path}/relay.db"

@@ -70,6 +70,7 @@ class MemoryFallbackStore(FallbackTable):
     ) -> Claim:
         self._check()
         now = self._time()
+        latest = now + timedelta(seconds=lease_seconds + CLOCK_SECONDS)
         if after is None:
             soon = now + timedelta(seconds=CLOCK_SECONDS)
             until = now + timedelta(seconds=lease_seconds)
@@ -82,7 +83,8 @@ class MemoryFallbackStore(FallbackTable):
             (
                 lane[0]
                 for lane in lanes
-                if self._free(lane[0], now) and (after is None or _position(lane[0]) > after)
+                if self._free(lane[0], now, latest)
+                and (after is None or _position(lane[0]) > after)
             ),
             key=_position,
         )[:limit]
@@ -91,7 +93,7 @@ class MemoryFallbackStore(FallbackTable):
         for lane in lanes:
             if lane[0].id in chosen:
                 for row in lane[1:]:
-                    if not self._free(row, now):
+                    if not self._free(row, now, latest):
                         break
                     followers.append(row.id)
         chosen.update(sorted(followers)[: limit - len(heads)])
@@ -214,8 +216,8 @@ class MemoryFallbackStore(FallbackTable):
         return list(lanes.values())
 
     @staticmethod
-    def _free(row: FallbackRow, now: datetime) -> bool:
-        leased = row.lease_until is not None and row.lease_until > now
+    def _free(row: FallbackRow, now: datetime, latest: datetime) -> bool:
+        leased = row.lease_until is not None and now < row.lease_until <= latest
         return row.next_retry_at <= now and not leased
 
     def _matching(self, rows: RowFilter) -> list[FallbackRow]:

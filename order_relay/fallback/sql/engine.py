@@ -170,6 +170,8 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
         engine = create_async_engine(
             url,
             pool_pre_ping=True,  # so that a restart of the database causes no error
+            # The server may have another default, with which two claims at once would fail.
+            isolation_level="READ COMMITTED",
             pool_timeout=CONNECT_TIMEOUT_SECONDS,
             connect_args={
                 "timeout": CONNECT_TIMEOUT_SECONDS,

@@ -168,7 +168,8 @@ def headers_from_text(text: str | bytes | None) -> tuple[Header, ...]:
 # --- claiming and settling, in each database's dialect -----------------------------------------
 # Conditions on ``status`` are literals: the databases use the partial indexes only then.
 
-_NOT_LEASED = "({0}.lease_until IS NULL OR {0}.lease_until <= :now)"
+# A lease that ends after ``latest`` was written before the clock was set back.
+_NOT_LEASED = "({0}.lease_until IS NULL OR {0}.lease_until <= :now OR {0}.lease_until > :latest)"
 _SAME_KEY = {
     "sqlite": "{0}.topic = {1}.topic AND {0}.message_key = {1}.message_key",
     # The index has only the hash; two keys may have the same one.
@@ -197,8 +198,8 @@ def claim_statement(dialect: str, *, limit: int, after: bool) -> sa.TextualSelec
     Heads are due rows that are the first PENDING ones of their key. Followers are the rows behind a
     head; they need no lock of their own, since only the claim of their head can claim them.
 
-    The parameters are now, token, until; after_time and after_id. The limit is part of the text, so
-    that PostgreSQL plans with it.
+    The parameters are now, token, until, latest; after_time and after_id. The limit is part of the
+    text, so that PostgreSQL plans with it.
     """
     same_key = _SAME_KEY[dialect]
     postgresql = dialect == "postgresql"
@@ -248,7 +249,7 @@ def claim_statement(dialect: str, *, limit: int, after: bool) -> sa.TextualSelec
         RETURNING {", ".join(column.name for column in fallback_message.columns)}
     """
     statement = sa.text(sql).bindparams(
-        sa.bindparam("now", type_=UtcDateTime()), sa.bindparam("until", type_=UtcDateTime())
+        *(sa.bindparam(name, type_=UtcDateTime()) for name in ("now", "until", "latest"))
     )
     if after:
         statement = statement.bindparams(sa.bindparam("after_time", type_=UtcDateTime()))

@@ -60,6 +60,16 @@ async def test_a_clock_that_is_set_back(table: Table) -> None:
     assert {*ids(left)} < {*ids(await table.claim(10, 10))}
 
 
+async def test_a_lease_of_a_clock_that_is_set_back(table: Table) -> None:
+    """A row that was saved before, and claimed by a worker that died while the clock was ahead."""
+    await table.save(b"1")
+    table.clock.advance(86_400)
+    assert len(ids(await table.claim(1))) == 1
+    table.clock.advance(-86_400)
+    assert len(ids(await table.claim(10, 10))) == 1
+    assert not ids(await table.claim(10, 10))
+
+
 async def test_a_row_for_later(table: Table) -> None:
     """A row refused by a clock that is a little ahead waits for its time."""
     await table.store.save(message())
