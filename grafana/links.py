@@ -88,7 +88,7 @@ TARGETS: Mapping[str, Mapping[str, str]] = {
         "Entries": "/consumers",
         "Recovering": "/consumers OrderRelayTableRecovering",
         "Last recovery": "/consumers OrderRelayTableRecovering",
-        "Partitions without a table": "/consumers",
+        "Partitions without a table": "/consumers OrderRelayTableOff",
     },
 }
 

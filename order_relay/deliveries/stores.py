@@ -212,6 +212,11 @@ class RocksStore:
 Store: TypeAlias = MemoryStore | RocksStore
 
 
+def is_locked(error: Exception) -> bool:
+    """Whether another process, or a table of this one, has the store open."""
+    return "lock hold" in str(error) or "/LOCK:" in str(error)
+
+
 def log_failure(partition: int | str, error: Exception) -> None:
     """Log that a partition has no table for now."""
     logger.error(

@@ -19,7 +19,7 @@ from order_relay.deliveries.entries import (
     order_of_key,
 )
 from order_relay.deliveries.recovery import Recovery
-from order_relay.deliveries.stores import Store, log_failure
+from order_relay.deliveries.stores import Store, is_locked, log_failure
 from order_relay.delivery.outcome import Outcome
 from order_relay.errors import RelayError
 from order_relay.logs.log_line import LogLine
@@ -203,7 +203,7 @@ class DeliveriesTable:
         }
 
     async def _open(self, partitions: Collection[int]) -> None:
-        """Open stores; one that cannot be opened within ``OPEN_SECONDS`` is left out."""
+        """Open stores; one that is damaged, or locked for ``OPEN_SECONDS``, is left out."""
         deadline = time.monotonic() + OPEN_SECONDS
         retried = None
         for partition in partitions:
@@ -212,7 +212,7 @@ class DeliveriesTable:
                     self._stores[partition] = self._open_store(partition)
                     break
                 except Exception as error:  # noqa: BLE001 - whatever it raises, deliveries go on
-                    if time.monotonic() > deadline:
+                    if not is_locked(error) or time.monotonic() > deadline:
                         log_failure(partition, error)
                         break
                     if retried != partition:

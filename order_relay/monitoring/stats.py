@@ -158,6 +158,7 @@ class Stats:
             "deliveries_table": {
                 "entries": number("table_entries", table="deliveries"),
                 "recovering": bool(number("table_recovering")),
+                "partitions_off": number("table_partitions_off"),
                 "recovery_seconds": _rounded(number("table_recovery_seconds")),
             },
             "logged_at": _iso(self._logged_at),

@@ -114,6 +114,7 @@ def test_one_worker_that_is_well_is_well() -> None:
         (stats(group_problem="no right"), "OrderRelayPartitionsUnassigned", "bad"),
         (stats(intake_stopped_seconds=101), "OrderRelayIntakeStandsStill", "bad"),
         (stats(deliveries_table={"recovering": True}), "OrderRelayTableRecovering", "warn"),
+        (stats(deliveries_table={"partitions_off": 1}), "OrderRelayTableOff", "bad"),
         (stats(published={"failed": 1}), "OrderRelayPublishFailed", "note"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -15,6 +15,7 @@ from tests.support.waiting import eventually
 
 KNOWN = Entry(7, "delivered", "paid-7", 1, "order-paid-events", 0, 3, int(START_SECONDS * 1000))
 PAID_7 = [("event-id", b"paid-7")]
+LOCKED = OSError("IO error: While lock file: /data/0/LOCK: Resource temporarily unavailable")
 DELIVERED = Outcome(delivered=True, attempts=1, order_id=7)
 
 
@@ -185,7 +186,7 @@ async def test_a_store_that_is_still_open_elsewhere_is_waited_for(
     """Workers of one machine hand a partition's files over; logged once."""
     monkeypatch.setattr(table, "OPEN_AGAIN_SECONDS", 0.0)
     bench = TableBench()
-    bench.open_refusals = [OSError("lock"), OSError("lock")]
+    bench.open_refusals = [LOCKED, LOCKED]
     await bench.arrive(0)
     assert bench.deliveries.complete
     assert len(lines(caplog, "retrying")) == 1
@@ -200,7 +201,7 @@ async def test_stores_that_cannot_be_opened_are_waited_for_together(
     monkeypatch.setattr(table, "OPEN_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(table, "OPEN_SECONDS", 10.0)
     bench = TableBench()
-    bench.open_refusals = [OSError("permission denied")] * 1000
+    bench.open_refusals = [LOCKED] * 1000
     await bench.arrive(*range(20))
     # Every look at the clock is a try.
     assert 1000 - len(bench.open_refusals) <= 12 + 20
@@ -208,10 +209,19 @@ async def test_stores_that_cannot_be_opened_are_waited_for_together(
     assert len(lines(caplog, "is off until")) == bench.deliveries.off == 20
 
 
+async def test_a_damaged_store_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """It would not open later, either."""
+    bench = TableBench()
+    bench.open_refusals = [OSError("Corruption: checksum mismatch in a block of /data/MANIFEST-5")]
+    await asyncio.wait_for(bench.arrive(0), 10)
+    assert lines(caplog, "retrying") == []
+    assert bench.deliveries.off == 1
+
+
 async def test_a_rebalance_while_a_store_is_opened_begins_anew() -> None:
     """The partition is on disk as soon as its files are free."""
     bench = TableBench()
-    bench.open_refusals = [OSError("lock")] * 2
+    bench.open_refusals = [LOCKED] * 2
     bench.deliveries.assigned([0])
     await eventually(lambda: len(bench.open_refusals) == 1)
     await bench.deliveries.revoking()
