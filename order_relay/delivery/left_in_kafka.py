@@ -9,6 +9,7 @@ in Kafka, no later one is accepted.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 LaneKey: TypeAlias = tuple[str, int, bytes | None] | tuple[str, int, None, int]
@@ -85,8 +86,10 @@ class LeftInKafka:
             wanting.add(lane)
             self._reading.read_again(*partition, min(self.lanes[one][0] for one in wanting))
 
-    def forget(self, topic: str, partition: int, before: int | None = None) -> list[int]:
-        """Forget a partition's records, or those before an offset.
+    def forget(
+        self, topic: str, partition: int, gone: Callable[[int], bool] = lambda offset: True
+    ) -> list[int]:
+        """Forget the first records of each lane of a partition, as long as they are ``gone``.
 
         Returns:
             The offsets that were forgotten.
@@ -94,7 +97,7 @@ class LeftInKafka:
         forgotten: list[int] = []
         for lane in [lane for lane in self.lanes if lane[:2] == (topic, partition)]:
             left = self.lanes[lane]
-            while left and (before is None or left[0] < before):
+            while left and gone(left[0]):
                 forgotten.append(left.popleft())
             if not left:
                 del self.lanes[lane]

@@ -58,13 +58,14 @@ def order_event(
         InvalidEvent: It is not an ORDER_PAID event, or the event id, the key or a header is not
             allowed.
     """
+    headers = _checked_headers(headers)
     # Kafka's client takes text, too, and encodes it; the fallback table does not. Such an event
     # would be lost only in an outage.
-    parts: list[tuple[str, object]] = [("the key", key)]
-    parts += ((f"the header {name!a}", value) for name, value in headers)
-    for name, part in parts:
-        if part is not None and not isinstance(part, bytes):
-            raise InvalidEvent("invalid_event", f"{name} must be bytes, not {type(part).__name__}")
+    if key is not None and not isinstance(key, bytes):
+        raise InvalidEvent("invalid_event", f"the key must be bytes, not {type(key).__name__}")
+    given_id: Any = event_id
+    if given_id is not None and (not isinstance(given_id, str) or not given_id):
+        raise InvalidEvent("invalid_event", f"event_id must be text, not {given_id!r:.40}")
     payload = event if isinstance(event, bytes) else encode_event(event)
     order = decode_order_paid(payload)
     given = last_value(headers, EVENT_ID_HEADER)
@@ -73,9 +74,6 @@ def order_event(
         raise InvalidEvent(
             "invalid_event", f"event-id must be 1 to {MAX_EVENT_ID_LENGTH} printable characters"
         )
-    for name, _ in headers:
-        if problem := name_problem(name):
-            raise InvalidEvent("invalid_event", problem)
     others = (header for header in headers if header[0] != EVENT_ID_HEADER)
     return OrderEvent(
         chosen,
@@ -85,6 +83,23 @@ def order_event(
     )
 
 
+def _checked_headers(headers: Any) -> list[Header]:
+    try:
+        found = [(name, value) for name, value in headers]
+    except (TypeError, ValueError):
+        text = f"headers must be pairs of a name and bytes, not {headers!r:.80}"
+        raise InvalidEvent("invalid_event", text) from None
+    for name, value in found:
+        if not isinstance(name, str):
+            raise InvalidEvent("invalid_event", f"a header's name must be text, not {name!r:.40}")
+        if value is not None and not isinstance(value, bytes):
+            text = f"the header {name!a} must be bytes, not {type(value).__name__}"
+            raise InvalidEvent("invalid_event", text)
+        if problem := name_problem(name):
+            raise InvalidEvent("invalid_event", problem)
+    return found
+
+
 def encode_event(event: Mapping[str, Any]) -> bytes:
     """Return an event as compact UTF-8 JSON.
 
@@ -92,10 +107,16 @@ def encode_event(event: Mapping[str, Any]) -> bytes:
         InvalidEvent: It contains a value that JSON cannot represent.
     """
     try:
+        given: Any = event
+        if isinstance(given, Mapping) and not isinstance(given, dict):
+            given = dict(given)
         try:
-            return msgspec.json.encode(event)
+            encoded = msgspec.json.encode(given)
+            if b"null" in encoded:  # msgspec's text for NaN and infinity, too
+                json.dumps(msgspec.to_builtins(given), allow_nan=False)
+            return encoded
         except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
-            plain = msgspec.to_builtins(event)
+            plain = msgspec.to_builtins(given)
             return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidEvent("invalid_event", f"the event cannot be JSON: {error}") from error

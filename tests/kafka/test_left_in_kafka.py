@@ -1,13 +1,21 @@
 """A key with more records than a worker holds: they wait in Kafka, and none is lost."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from order_relay.delivery.lanes import KEY_SHARE, MAX_QUEUED_RECORDS
 from order_relay.delivery.left_in_kafka import MAX_LEFT
 from tests.kafka.scene import Scene
 from tests.kafka.test_delivery_worker_faults import PATIENT
 from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import Order, order, order_value
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Stage
+from tests.support.waiting import eventually
+from tests.support.worker import WorkerProcess
 
 HOT = "hot"
 # More than may be held and left together: reading the partition pauses.
@@ -54,3 +62,39 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
         await scene.settle_and_check()
         scene.assert_repeats_are_recent(since)
         assert (await successor.metrics())[LEFT] == 0
+
+
+async def test_left_records_of_a_compacted_topic(
+    kafka: RealKafka, unique: Callable[[str], str], sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """Compaction deletes some between others: the ones that are there are delivered."""
+    stage = Stage(kafka.bootstrap_servers, unique("compacted"), unique("dlq"), unique("g"), True)
+    compaction = {
+        "cleanup.policy": "compact",
+        "segment.ms": "1000",
+        "max.compaction.lag.ms": "1000",
+    }
+    await asyncio.to_thread(kafka.create_topic, stage.topic, 1, configs=compaction)
+    await asyncio.to_thread(kafka.create_topic, stage.dlq_topic, 1)
+    hot = [Order(HOT.encode(), order_value(n)) for n in range(HOT_HELD + 500)]
+    others = [order(n) for n in range(10_000, 10_030)]
+    for index, other in enumerate(others):  # between the hot ones
+        hot.insert(index * 50, other)
+    sink.script = lambda request: Answer(500 if (request.order_id or 0) < 10_000 else 200)
+    patient: dict[str, Any] = {**PATIENT}
+    async with WorkerProcess(tmp_path, stage, sink.url, **patient) as worker:
+        await worker.wait_ready()
+        await stage.publish(hot)
+        await sink.wait_for(lambda s: len(s.accepted) == len(others), timeout=120)
+
+        async def compacted() -> bool:
+            await stage.publish([order(20_000)])  # a segment is compacted after the next has begun
+            return sum(row.key == HOT.encode() for row in await stage.records()) < HOT_HELD
+
+        await eventually(compacted, 120, "the topic to be compacted")
+        sink.script = lambda request: Answer()
+        await eventually(stage.all_committed, 120, "everything is committed")
+        assert len(worker.log_lines("Records were deleted before they were delivered")) > 0
+        last = HOT_HELD + 500 - 1
+        assert [request.order_id for request in sink.requests].count(last) == 1
+        assert await worker.stop() == 0

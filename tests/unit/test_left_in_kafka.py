@@ -1,5 +1,7 @@
 """What is left in Kafka, by lane: when a partition is read again, and when reading pauses."""
 
+from collections import deque
+
 import pytest
 
 from order_relay.delivery import left_in_kafka
@@ -130,13 +132,22 @@ def test_deleted_records_are_forgotten(left: LeftInKafka, moves: Moves) -> None:
     left.has_room(A)
     left.has_room(B)
     moves.new()
-    assert sorted(left.forget("orders", 0, before=7)) == [5, 6]
+    assert sorted(left.forget("orders", 0, lambda offset: offset < 7)) == [5, 6]
     assert left.count == 2
     left.submitted(A, 7)  # the last awaited one
     assert moves.new() == [(0, "on")]
     assert left.forget("orders", 0) == []
     assert left.forget("orders", 1) == [5]
     assert (left.count, left.lanes) == (0, {})
+
+
+def test_compacted_records_are_forgotten(left: LeftInKafka) -> None:
+    """As far as they are the first of their lanes: the next ones may be read now."""
+    leave(left, A, 5, 6, 9, 10)
+    leave(left, B, 7, 8)
+    assert left.forget("orders", 0, {5, 6, 8, 10}.__contains__) == [5, 6]
+    assert left.lanes == {A: deque([9, 10]), B: deque([7, 8])}
+    assert left.count == 4
 
 
 def test_clearing_forgets_everything(left: LeftInKafka, moves: Moves) -> None:

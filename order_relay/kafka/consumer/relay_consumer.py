@@ -473,7 +473,9 @@ class RelayConsumer(driver.Consumer):
             if raw[0].offset < self._read_to.get(tp, 0):
                 progress = self._restart_partition(tp, raw[0].offset)
             elif self._moved_back_to.pop(tp, raw[0].offset) < raw[0].offset:
-                self._finish_deleted(tp, raw[0].offset)
+                self._finish_deleted(tp, raw[0].offset.__gt__)
+            if self._left.lanes and raw[0].offset < (progress.position or 0):
+                self._finish_compacted(tp, {one.offset for one in raw})
             self._read_to[tp] = raw[-1].offset + 1
             batch = [
                 _record(record, generation)
@@ -543,15 +545,24 @@ class RelayConsumer(driver.Consumer):
             first = progress.position
             if unread := progress.delete_before(start):
                 self._report_deleted(tp, first or 0, start - 1, unread)
-            self._finish_deleted(tp, start)
+            self._finish_deleted(tp, start.__gt__)
 
-    def _finish_deleted(self, tp: TP, offset: int) -> None:
+    def _finish_deleted(self, tp: TP, gone: Callable[[int], bool]) -> None:
         """Finish records that were left in Kafka, and deleted there before they were read again."""
-        deleted = self._left.forget(tp.topic, tp.partition, before=offset)
+        deleted = self._left.forget(tp.topic, tp.partition, gone)
         for one in deleted:
             self._progress[tp].finish(one)
         if deleted:
             self._report_deleted(tp, min(deleted), max(deleted), len(deleted))
+
+    def _finish_compacted(self, tp: TP, found: Collection[int]) -> None:
+        """Finish left records that a fetch has passed: compaction deletes some between others."""
+        passed = range(self._read_to.get(tp, 0), max(found))
+
+        def is_gone(offset: int) -> bool:
+            return offset in passed and offset not in found
+
+        self._finish_deleted(tp, is_gone)
 
     def _report_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
         self._on_deleted(count)

@@ -1,7 +1,9 @@
 """An event to publish, and a row's: bytes, keys and ids."""
 
+import math
 import uuid
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -35,6 +37,41 @@ def test_half_a_character_in_an_unknown_field_is_escaped() -> None:
     """A mapping may hold it where JSON may: the order is published."""
     event = order_event(paid(5, note="\ud800"))
     assert event.payload == body(5)[:-1] + rb',"note":"\ud800"}'
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have(number: float) -> None:
+    """They would become null."""
+    with pytest.raises(InvalidEvent, match="cannot be JSON"):
+        order_event(paid(5, items=[{"amount": number}]))
+    assert order_event(paid(5, note=None)).payload.endswith(b'"note":null}')
+
+
+def test_other_mappings_and_iterators() -> None:
+    """A mapping need not be a dict, nor headers a list."""
+    event = order_event(MappingProxyType(paid(5)), headers=iter([("a", b"1")]))  # type: ignore[arg-type]
+    assert event.payload == body(5)
+    assert event.headers[0] == ("a", b"1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"event_id": uuid.UUID(int=7)}, "event_id must be text"),
+        ({"event_id": 7}, "event_id must be text"),
+        ({"event_id": b"7"}, "event_id must be text"),
+        ({"event_id": ""}, "event_id must be text"),
+        ({"headers": {"a": b"1"}}, "headers must be pairs"),
+        ({"headers": [("a", b"1", 2)]}, "headers must be pairs"),
+        ({"headers": 7}, "headers must be pairs"),
+        ({"headers": [(b"a", b"1")]}, "name must be text"),
+    ],
+    ids=str,
+)
+def test_arguments_of_a_wrong_type(given: dict[str, Any], message: str) -> None:
+    """One error for all that a caller may get wrong; an empty id is no wish for a new one."""
+    with pytest.raises(InvalidEvent, match=message):
+        order_event(body(), **given)
 
 
 def test_the_key_of_a_text_id_is_the_text() -> None:
