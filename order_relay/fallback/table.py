@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -61,8 +61,11 @@ from order_relay.model.byte_text import clean_text, to_text
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 200
+# An error after this time is that of a database that hangs or is locked.
+HANGING_SECONDS = 5.0
 PAGE = 500
 _COLUMNS = fallback_message.c
+_Saving: TypeAlias = tuple[NewMessage, asyncio.Future[int]]
 # The first writes, the others only need the rights that a worker needs.
 _CHECKED_WRITES = (
     f"UPDATE {VERSION_TABLE} SET version_num = version_num",  # noqa: S608 - our own names
@@ -114,7 +117,7 @@ class FallbackTable:
             )  # all users of a file share the machine's clock
         # SQLite allows one writer; this lock is fairer and cheaper than its busy loop.
         self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
-        self._waiting: list[tuple[NewMessage, asyncio.Future[int]]] = []
+        self._waiting: list[_Saving] = []
         self._writer: asyncio.Task[None] | None = None
         self._failed_write: DatabaseUnavailable | None = None
         self._refusal: str | None = "the fallback table is not open yet"
@@ -530,18 +533,25 @@ class FallbackTable:
 
         In an outage of Kafka every event is saved; one commit each would be limited by the disk.
         """
-        batch: list[tuple[NewMessage, asyncio.Future[int]]] = []
+        batch: list[_Saving] = []
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                await self._save_batch(batch)
+                began, waited_too = loop.time(), len(self._waiting)
+                error = await self._save_batch(batch)
+                if error is not None and loop.time() - began > HANGING_SECONDS:
+                    # Otherwise the last of many would wait for a time-out after the other.
+                    _refuse(self._waiting[:waited_too], error)
+                    del self._waiting[:waited_too]
         except BaseException:  # the loop ends
             for _, saved in (*batch, *self._waiting):
                 saved.cancel()
             self._waiting.clear()
             raise
 
-    async def _save_batch(self, batch: list[tuple[NewMessage, asyncio.Future[int]]]) -> None:
+    async def _save_batch(self, batch: list[_Saving]) -> Exception | None:
+        """Save messages; return the error if the database did not answer."""
         try:
             ids = await self._insert([message for message, _ in batch])
         except Exception as error:  # noqa: BLE001 - the callers of ``save`` get it
@@ -550,14 +560,13 @@ class FallbackTable:
                 # The database refuses one of them: save the others without it.
                 for one in batch:
                     await self._save_batch([one])
-                return
-            for _, saved in batch:
-                if not saved.done():
-                    saved.set_exception(error)
-        else:
-            for (_, saved), row_id in zip(batch, ids, strict=True):
-                if not saved.done():
-                    saved.set_result(row_id)
+                return None
+            _refuse(batch, error)
+            return None if refused else error
+        for (_, saved), row_id in zip(batch, ids, strict=True):
+            if not saved.done():
+                saved.set_result(row_id)
+        return None
 
     async def _insert(self, messages: Sequence[NewMessage]) -> list[int]:
         statement = sa.insert(fallback_message).returning(_COLUMNS.id, sort_by_parameter_order=True)
@@ -569,6 +578,12 @@ class FallbackTable:
                 statement, [insert_values(message) | times for message in messages]
             )
             return list(result.scalars())
+
+
+def _refuse(batch: Sequence[_Saving], error: Exception) -> None:
+    for _, saved in batch:
+        if not saved.done():
+            saved.set_exception(error)
 
 
 def _is(status: Status) -> sa.ColumnElement[bool]:

@@ -235,6 +235,12 @@ async def test_a_file_that_another_program_locks(
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert [str(one) for one in results] == ["the database refused: database is locked"] * 6
     assert begun.count("BEGIN IMMEDIATE") <= 2
+    monkeypatch.setattr(fallback_table, "HANGING_SECONDS", 0.5)
+    begun.clear()
+    many = [table.save(message()) for _ in range(5 * fallback_table.MAX_BATCH)]
+    refused = await asyncio.gather(*many, return_exceptions=True)
+    assert {str(one) for one in refused} == {"the database refused: database is locked"}
+    assert begun.count("BEGIN IMMEDIATE") == 1
     other.execute("ROLLBACK")
     other.close()
     assert await table.save(message()) == 1
