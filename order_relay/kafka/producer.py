@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, ThrottleEvent
 
 from order_relay.errors import (
     AccessTokenUnavailable,
@@ -44,6 +45,10 @@ BATCH_BYTES = 65_536
 POLL_SECONDS = 0.5
 # Questions to Kafka under way; each takes as long as its time-out while no broker answers.
 QUESTIONS_AT_ONCE = 4
+# Answers may be this much later than a broker says.
+THROTTLED_LATE_SECONDS = 5.0
+# Throttling that begins again within this time is not logged again.
+THROTTLING_LOG_SECONDS = 60.0
 # Between attempts to make a client.
 RESTART_SECONDS = 2.0
 
@@ -111,6 +116,8 @@ class KafkaProducer:
         self._loop: asyncio.AbstractEventLoop | None = None
         # The loop's own executor may be busy with work of others, while Kafka has to be watched.
         self._executor = ThreadPoolExecutor(QUESTIONS_AT_ONCE, "kafka-producer-question")
+        # Until then the brokers answer late, since a quota is exceeded; monotonic seconds.
+        self._throttled_until = float("-inf")
         self._settled: deque[Callable[[], None]] = deque()
         self._settling = False
 
@@ -302,11 +309,17 @@ class KafkaProducer:
     async def ping(self, timeout_seconds: float = 5.0) -> None:
         """Wait until a broker answers.
 
+        A broker that lets this client wait, since it is over a quota, has answered.
+
         Raises:
             KafkaUnavailable: No broker answered in time.
         """
-        # The metadata of one topic, since that of a large cluster is large.
-        await self._metadata(self._settings.order_paid_topic, timeout_seconds)
+        try:
+            # The metadata of one topic, since that of a large cluster is large.
+            await self._metadata(self._settings.order_paid_topic, timeout_seconds)
+        except KafkaUnavailable:
+            if time.monotonic() > self._throttled_until:
+                raise
 
     async def _metadata(self, topic: str, timeout_seconds: float) -> Any:
         producer = self._producer
@@ -323,7 +336,7 @@ class KafkaProducer:
             ) from error
 
     def _make_client(self) -> None:
-        config = producer_config(self._settings)
+        config = producer_config(self._settings) | {"throttle_cb": self._on_throttled}
         if not self._in_batches:
             config["batch.num.messages"] = 1
         self._producer = Producer(config, logger=logger)
@@ -348,6 +361,17 @@ class KafkaProducer:
                 producer.poll(POLL_SECONDS)  # returns as soon as there is something to report
             except KafkaException as error:
                 self._discard(producer, error.args[0])
+
+    def _on_throttled(self, event: ThrottleEvent) -> None:
+        """Called in the polling thread."""
+        now = time.monotonic()
+        if now > self._throttled_until + THROTTLING_LOG_SECONDS:
+            logger.warning(
+                "Kafka throttles this client: it is over its quota; its answers take %.1f s longer",
+                event.throttle_time,
+            )
+        until = now + event.throttle_time + THROTTLED_LATE_SECONDS
+        self._throttled_until = max(self._throttled_until, until)
 
     def _discard(self, producer: Producer, error: KafkaError) -> None:
         """Discard a client after a fatal error; ``_poll`` makes another one.

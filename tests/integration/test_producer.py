@@ -5,7 +5,7 @@ import threading
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, Producer, ThrottleEvent
 
 from order_relay.errors import KafkaUnavailable, PublishRefused, RecordTooLarge
 from order_relay.fallback.retry_schedule import is_local, is_unanswered
@@ -215,6 +215,24 @@ async def test_a_refused_record_does_not_harm_the_next(
         last = await producer.send(stage.topic, key=b"1", value=b"last", partition=0)
     assert (first.offset, last.offset) == (0, 1)
     assert [row.value for row in await stage.records()] == [b"first", b"last"]
+
+
+async def test_a_broker_that_throttles_has_answered(fragile: EmbeddedKafka) -> None:
+    """Over a quota, answers are late: that is no outage, for as long as the broker said."""
+    stage = fragile.stage()
+    async with producing(stage) as producer:
+        await producer.ping()
+        fragile.freeze()
+        try:
+            with pytest.raises(KafkaUnavailable):
+                await producer.ping(0.3)
+            producer._on_throttled(ThrottleEvent("broker", 1, 2.0))
+            await producer.ping(0.3)
+            producer._throttled_until -= 2.0 + producer_module.THROTTLED_LATE_SECONDS
+            with pytest.raises(KafkaUnavailable):
+                await producer.ping(0.3)
+        finally:
+            fragile.thaw()
 
 
 async def test_threads_that_others_keep_busy_delay_nothing(stage: Stage) -> None:
