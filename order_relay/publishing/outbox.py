@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class Outbox:
         self._max_retry = max_retry
         self._tracing = tracing
         self._loop = asyncio.get_running_loop() if replay is not None else None
+        self._process = os.getpid()
         self._committed_since = False  # since the last sweep began
         self._sweeping: asyncio.Task[None] | None = None
         self._closed = False
@@ -119,6 +121,8 @@ class Outbox:
 
     def _committed(self) -> None:
         assert self._loop is not None  # noqa: S101 - called only with a replay
+        if os.getpid() != self._process:
+            return  # a fork has no loop: the rows wait for the next replay
         try:
             self._loop.call_soon_threadsafe(self._sweep_soon)
         except RuntimeError:

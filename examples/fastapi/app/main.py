@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.schema import CreateTable
 
 from app.orders import Base, Order, PaymentDeclined, charge
 from order_relay.publishing import OrderEvents, open_order_events
@@ -30,7 +31,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[State]:
     # Makes the outbox table, too.
     async with open_order_events(settings) as events:
         async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+            for table in Base.metadata.sorted_tables:  # several processes may start at once
+                await connection.execute(CreateTable(table, if_not_exists=True))
         yield {"events": events, "sessions": async_sessionmaker(engine)}
     await engine.dispose()
 

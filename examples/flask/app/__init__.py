@@ -8,6 +8,7 @@ from typing import Any
 from flask import Flask, request
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateTable
 
 from app.orders import Base, Order, PaymentDeclined, charge
 from order_relay.errors import InvalidEvent
@@ -22,7 +23,9 @@ def create_app() -> Flask:
     engine = create_engine(settings.database_url.get_secret_value())
     # Makes the outbox table, too. It stays open: the end of the process closes it.
     events = ExitStack().enter_context(order_events_thread(settings))
-    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        for table in Base.metadata.sorted_tables:  # several processes may start at once
+            connection.execute(CreateTable(table, if_not_exists=True))
     app = Flask(__name__)
 
     @app.post("/orders")

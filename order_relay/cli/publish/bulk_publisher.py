@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from order_relay.cli.publish.line_reader import Line
 from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
+from order_relay.kafka.producer import MAX_MESSAGE_BYTES
 from order_relay.model.events import decode_order_paid
 from order_relay.publishing.publisher import Published, Publisher, Saved
 
@@ -58,7 +59,8 @@ def order_of(line: Line) -> str:
         InvalidEvent: It is too long, or not an ORDER_PAID event.
     """
     if line.too_long:
-        raise InvalidEvent("invalid_event", "the line is too long")
+        text = f"the line is longer than {MAX_MESSAGE_BYTES:,} bytes"
+        raise InvalidEvent("invalid_event", text)
     return str(decode_order_paid(line.value).orderId)
 
 

@@ -112,13 +112,19 @@ async def _open_publisher(
     if dry_run:
         yield None
         return
-    async with _open_table(settings) as table, command.open_producer(settings) as producer:
+    async with (
+        _open_table(settings) as (table, refusal),
+        command.open_producer(settings) as producer,
+    ):
         report.table_location = table.location
         topic, max_retry = settings.order_paid_topic, settings.fallback_max_retry
         publisher = Publisher(producer, table, topic, max_retry=max_retry)
         await publisher.check_kafka()
+        if refusal:  # Kafka may accept every event
+            _remark(f"what Kafka refuses cannot be saved in {table.location}: {refusal}")
         if publisher.outage:
-            _remark(f"{publisher.outage}: saving events in {table.location}")
+            saving = "" if refusal else f": saving events in {table.location}"
+            _remark(f"{publisher.outage}{saving}")
         watching = asyncio.create_task(publisher.watch())
         try:
             yield publisher
@@ -128,15 +134,16 @@ async def _open_publisher(
 
 
 @asynccontextmanager
-async def _open_table(settings: Settings) -> AsyncIterator[FallbackTable]:
+async def _open_table(settings: Settings) -> AsyncIterator[tuple[FallbackTable, str]]:
+    """Open the table; and say why it cannot be used."""
     table = FallbackTable(settings.database_url.get_secret_value())
+    refusal = ""
     try:
         try:
             await table.open()
         except RelayError as error:
-            # Kafka may accept every event.
-            _remark(f"what Kafka refuses cannot be saved in {table.location}: {error}")
-        yield table
+            refusal = str(error)
+        yield table, refusal
     finally:
         await table.close()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -153,6 +154,21 @@ async def test_commits_share_a_sweep(shop: AsyncEngine) -> None:
     await until(lambda: sweeps.begun == 2)
     await outbox.close()
     assert sweeps.begun == 2
+
+
+async def test_a_commit_in_a_fork(
+    shop: AsyncEngine, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork has no event loop: its rows wait for the next replay."""
+    sweeps = Sweeps()
+    outbox = Outbox(TOPIC, replay=sweeps)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 1)
+        await commit_one(shop, outbox, 1)
+        await asyncio.sleep(0)
+    await outbox.close()
+    assert sweeps.begun == 0
+    assert len(await stored(sqlite_url)) == 1
 
 
 async def test_the_database_away_after_the_commit(
