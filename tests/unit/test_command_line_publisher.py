@@ -55,7 +55,7 @@ async def test_a_line_that_is_too_long() -> None:
     ended = await run.publish(line(1), Line(2, b"", too_long=True), line(3))
     assert ended == {LineStatus.PUBLISHED: [1, 3], LineStatus.REFUSED: [2]}
     assert [one.value for one in run.producer.sent] == [line(1).value, line(3).value]
-    assert "too long" in run.results[0].reason
+    assert "longer than" in run.results[0].reason
 
 
 @virtual_time
