@@ -164,8 +164,8 @@ class FallbackTable:
         SQLite deletes the log with the last connection, and a cancelled call closes one. That would
         look like a file that was replaced.
         """
-        self._keeper = sqlite3.connect(path, timeout=0, check_same_thread=False)
         with suppress(sqlite3.Error):
+            self._keeper = sqlite3.connect(path, timeout=0, check_same_thread=False)
             self._keeper.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
 
     async def look(self) -> Revisions:
