@@ -1,5 +1,6 @@
 """The producer with access tokens, while the identity provider is down."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -66,7 +67,8 @@ async def test_a_producer_without_a_token_can_be_stopped(settings: Settings) -> 
     """Stopping does not wait for the provider."""
     producer = KafkaProducer(settings)
     await producer.start()
-    await producer.stop()
+    async with asyncio.timeout(5):
+        await producer.stop()
 
 
 async def test_both_clients_get_the_same_token(

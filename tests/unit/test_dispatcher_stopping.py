@@ -1,6 +1,7 @@
 """The relay's promises about stopping and rebalancing, on a virtual clock."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -92,8 +93,9 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
 
 
 @virtual_time
-async def test_a_stop_during_a_rebalance_gives_back_once() -> None:
-    """What is given back is counted once, though both wait for the attempts."""
+async def test_a_stop_during_a_rebalance_gives_back_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What is given back is counted and logged once, though both wait for the attempts."""
+    caplog.set_level(logging.INFO)
     bench = Bench()
     fails = bench.target.plan(record(0, "a"), Step(DOWN, seconds=2.0))
     ends = bench.target.plan(record(1, "b"), Step(answer(200), seconds=2.0))
@@ -104,6 +106,7 @@ async def test_a_stop_during_a_rebalance_gives_back_once() -> None:
 
     assert bench.finished_offsets == [1]
     assert bench.observer.abandoned_records == [3]
+    assert caplog.text.count("Gave back 3 unfinished records") == 1
     assert bench.dispatcher.queued == 0
 
 
