@@ -38,9 +38,6 @@ MAX_MESSAGE_BYTES = 100_000_000
 MAX_PARTITION = 2**31 - 1
 # Refusals of a batch that may be the fault of another record in it, or of the batch's size.
 BATCH_REFUSALS = {"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP"}
-# Kafka refuses a whole batch. librdkafka's default of 1 MB is over the limit of some topics; that
-# of Java's clients is 16 KB.
-BATCH_BYTES = 65_536
 # The longest poll, and so the longest wait for the polling thread in stop().
 POLL_SECONDS = 0.5
 # Questions to Kafka under way; each takes as long as its time-out while no broker answers.
@@ -87,7 +84,6 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "delivery.timeout.ms": settings.producer_delivery_timeout_ms,
         "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
         "message.max.bytes": MAX_MESSAGE_BYTES,
-        "batch.size": BATCH_BYTES,
         "linger.ms": 5,
         # Warnings and above. Below, librdkafka logs each connection that a broker closes.
         "log_level": 5,

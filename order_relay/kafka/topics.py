@@ -34,7 +34,12 @@ REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION
 DLQ_CONFIG = {"max.message.bytes": str(2 * 1024 * 1024)}
 # Compaction keeps the newest entry of each order until its tombstone. Segments roll every hour,
 # since Kafka does not compact the active segment.
-CHANGELOG_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
+# Its entries are sent in batches of 1 MB.
+CHANGELOG_CONFIG = {
+    "cleanup.policy": "compact",
+    "segment.ms": str(3_600_000),
+    "max.message.bytes": str(2 * 1024 * 1024),
+}
 
 
 class Topics:
