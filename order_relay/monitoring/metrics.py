@@ -176,8 +176,8 @@ TARGET_GAUGES = {
     "target_state": "1 for the state of the target, 0 for the others.",
     # NaN without a limit: Grafana leaves a gap, min() over workers skips it, and no comparison of
     # an alert is true. +Inf would stretch the axis and spoil sums.
-    "target_rate_limit": "Attempts a second that a throttling target accepts; else NaN.",
-    "concurrency_limit": "Attempts at a time: MAX_IN_FLIGHT, or fewer after time-outs.",
+    "target_rate_limit": "Attempts a second that a throttling target accepts; NaN if unknown.",
+    "concurrency_limit": "Attempts at a time, with batches orders; fewer after time-outs.",
     "first_attempts_failed_ratio": "Share of first attempts that failed in the last minute.",
 }
 

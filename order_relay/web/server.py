@@ -104,7 +104,7 @@ class WebServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", partial(self._health, Health.live))
         app.router.add_get("/health/ready", partial(self._health, Health.ready))
-        app.router.add_get("/orders/{order_id:.*}", self._order)
+        app.router.add_get(r"/orders/{order_id:[\s\S]*}", self._order)
         app.router.add_get("/stats", self._stats)
         app.router.add_get("/history", self._history)
         app.router.add_post("/probe", self._probe)

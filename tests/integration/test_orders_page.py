@@ -352,3 +352,11 @@ async def test_before_the_first_assignment_an_order_is_503(workers: list[Worker]
     """A worker that has just started cannot say that an order is unknown."""
     workers[0].owners = {}
     assert "not known yet" in await workers[0].error_of_503()
+
+
+@pytest.mark.parametrize("order_id", ["", "\n", "a\0b", "x" * 256], ids=ascii)
+async def test_an_id_that_no_order_has_is_400(workers: list[Worker], order_id: str) -> None:
+    """The answer says what an id is."""
+    status, body = await workers[0].get(order_id)
+    assert status == 400
+    assert "1 to 255 printable characters" in str(body["error"])
