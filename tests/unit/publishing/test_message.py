@@ -47,11 +47,9 @@ def test_numbers_that_json_does_not_have(number: float) -> None:
     assert order_event(paid(5, note=None)).payload.endswith(b'"note":null}')
 
 
-def test_other_mappings_and_iterators() -> None:
-    """A mapping need not be a dict, nor headers a list."""
-    event = order_event(MappingProxyType(paid(5)), headers=iter([("a", b"1")]))  # type: ignore[arg-type]
-    assert event.payload == body(5)
-    assert event.headers[0] == ("a", b"1")
+def test_other_mappings() -> None:
+    """A mapping need not be a dict."""
+    assert order_event(MappingProxyType(paid(5))).payload == body(5)
 
 
 @pytest.mark.parametrize(
