@@ -124,6 +124,7 @@ class KafkaProducer:
         fail as if no broker answered.
         """
         self._loop = asyncio.get_running_loop()
+        start_threads(self._executor, QUESTIONS_AT_ONCE)
         if self._settings.uses_access_tokens:
             await self._loop.run_in_executor(self._executor, self._try_to_make_client)
             if self._producer is None:
@@ -232,8 +233,8 @@ class KafkaProducer:
             records: Keys and values; at least one.
             on_settled: Called once in the loop of ``start``, when Kafka has answered. With the
                 offset of the first record if all are in Kafka, one after another, and ``None`` if
-                that is not certain; and with the error that ``send`` would raise, if one is known.
-                Must not raise.
+                that is not certain; and with the error of the first refusal, if one is known. Must
+                not raise.
 
         Raises:
             PublishRefused: The client is not running; ``on_settled`` is not called.
@@ -381,6 +382,12 @@ class KafkaProducer:
         with contextlib.suppress(KafkaException):  # the same fatal error again
             producer.purge(in_queue=True, in_flight=True, blocking=False)
             producer.flush(1.0)
+
+
+def start_threads(executor: ThreadPoolExecutor, threads: int) -> None:
+    """Start all threads of an executor: Python 3.12 starts none while the process ends."""
+    started = threading.Barrier(threads)
+    list(executor.map(lambda _: started.wait(), range(threads)))
 
 
 def _check_arguments(topic: str, headers: Headers, partition: int | None) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from order_relay.fallback.replay import Replay
 from order_relay.fallback.sweep import cancel_tasks
 from order_relay.fallback.table import FallbackTable
-from order_relay.kafka.producer import KafkaProducer
+from order_relay.kafka.producer import KafkaProducer, start_threads
 from order_relay.logs.rate_limit import RepeatFilter
 from order_relay.publishing.after_commit import AfterCommit
 from order_relay.publishing.outbox import Outbox
@@ -136,7 +136,8 @@ class _OrderEventsThread(AbstractContextManager[OrderEvents]):
 
     def __enter__(self) -> OrderEvents:
         loop = asyncio.new_event_loop()
-        executor = _started_executor()
+        executor = ThreadPoolExecutor(EXECUTOR_THREADS, thread_name_prefix="order-events")
+        start_threads(executor, EXECUTOR_THREADS)
         loop.set_default_executor(executor)
         thread = threading.Thread(target=loop.run_forever, name="order-events", daemon=True)
         thread.start()
@@ -159,14 +160,6 @@ class _OrderEventsThread(AbstractContextManager[OrderEvents]):
     def __exit__(self, *_: object) -> None:
         if os.getpid() == self._process:  # a fork has no thread that could close it
             self._stack.close()
-
-
-def _started_executor() -> ThreadPoolExecutor:
-    """Return an executor whose threads run: Python 3.12 starts none while the process ends."""
-    executor = ThreadPoolExecutor(EXECUTOR_THREADS, thread_name_prefix="order-events")
-    started = threading.Barrier(EXECUTOR_THREADS)
-    list(executor.map(lambda _: started.wait(), range(EXECUTOR_THREADS)))
-    return executor
 
 
 def _end_loop(

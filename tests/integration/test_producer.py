@@ -218,7 +218,7 @@ async def test_a_refused_record_does_not_harm_the_next(
 
 
 async def test_a_broker_that_throttles_has_answered(fragile: EmbeddedKafka) -> None:
-    """Over a quota, answers are late: that is no outage, for as long as the broker said."""
+    """Late answers over a quota are not an outage, for as long as the broker said."""
     stage = fragile.stage()
     async with producing(stage) as producer:
         await producer.ping()

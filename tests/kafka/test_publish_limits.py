@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from order_relay.errors import RelayError
 from order_relay.kafka.producer import Acknowledged
 from tests.support.kafka_cluster import RealKafka
@@ -26,26 +28,23 @@ async def refused(stage: Stage, records: list[tuple[bytes | None, bytes]]) -> li
     return numbers
 
 
-async def test_a_batch_over_the_topics_limit(
-    kafka: RealKafka, unique: Callable[[str], str]
+@pytest.mark.parametrize(
+    ("config", "guilty"),
+    [
+        ({"max.message.bytes": "20000"}, (b"k", b"x" * 30_000)),
+        ({"cleanup.policy": "compact"}, (None, b"without a key")),
+    ],
+    ids=["too large", "compacted"],
+)
+async def test_only_the_record_at_fault_is_refused(
+    kafka: RealKafka,
+    unique: Callable[[str], str],
+    config: dict[str, str],
+    guilty: tuple[bytes | None, bytes],
 ) -> None:
-    """Only the record that is itself too large is refused."""
+    """The batch is over the topic's limit, or one record has no key in a compacted topic."""
     stage = Stage(kafka.bootstrap_servers, unique("limit"), "none", unique("group"), True)
-    await asyncio.to_thread(
-        kafka.create_topic, stage.topic, 3, configs={"max.message.bytes": "20000"}
-    )
+    await asyncio.to_thread(kafka.create_topic, stage.topic, 3, configs=config)
     records: list[tuple[bytes | None, bytes]] = [(b"k", b"%03d" % n * 300) for n in range(400)]
-    records[150] = (b"k", b"x" * 30_000)
+    records[150] = guilty
     assert await refused(stage, records) == [150]
-
-
-async def test_a_record_without_a_key_in_a_compacted_topic(
-    kafka: RealKafka, unique: Callable[[str], str]
-) -> None:
-    """Only that record is refused."""
-    stage = Stage(kafka.bootstrap_servers, unique("compacted"), "none", unique("group"), True)
-    await asyncio.to_thread(
-        kafka.create_topic, stage.topic, 3, configs={"cleanup.policy": "compact"}
-    )
-    records = [(None if n == 50 else b"%d" % n, b"value %d" % n) for n in range(100)]
-    assert await refused(stage, records) == [50]

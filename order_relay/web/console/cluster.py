@@ -171,9 +171,9 @@ class ConsumerView:
         rows = "/fallback?status="
         silent = [one.url for one in self.answers if not one.stats["kafka_up"]]
         no_topic = self.largest("topic_partitions") == 0 and not silent
-        outside = [text for one in self.answers if (text := one.stats.get("group_problem"))]
+        problem = next(filter(None, (one.stats.get("group_problem") for one in self.answers)), "")
         checks: list[tuple[object, Verdict]] = [
-            (outside, Verdict("bad", f"A worker cannot join its group: {', '.join(outside[:1])}.",
+            (problem, Verdict("bad", f"A worker cannot join its group: {problem}.",
                               "OrderRelayPartitionsUnassigned")),
             (no_topic and (self.largest("uptime_seconds") or 0) > ASKED_SECONDS,
              Verdict("bad", "The source topic does not exist.", "OrderRelayPartitionsUnassigned")),

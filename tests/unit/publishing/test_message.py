@@ -67,7 +67,7 @@ def test_other_mappings() -> None:
     ids=str,
 )
 def test_arguments_of_a_wrong_type(given: dict[str, Any], message: str) -> None:
-    """One error for all that a caller may get wrong; an empty id is no wish for a new one."""
+    """Each is an ``InvalidEvent``; an empty id is refused, too."""
     with pytest.raises(InvalidEvent, match=message):
         order_event(body(), **given)
 
