@@ -217,6 +217,18 @@ async def test_a_refused_record_does_not_harm_the_next(
     assert [row.value for row in await stage.records()] == [b"first", b"last"]
 
 
+async def test_threads_run_from_the_start(stage: Stage) -> None:
+    """Python 3.12 starts none while a process ends, and closing needs one."""
+
+    def questions() -> int:
+        names = [thread.name for thread in threading.enumerate()]
+        return sum(name.startswith("kafka-producer-question") for name in names)
+
+    before = questions()
+    async with producing(stage):
+        assert questions() - before == producer_module.QUESTIONS_AT_ONCE
+
+
 async def test_a_broker_that_throttles_has_answered(fragile: EmbeddedKafka) -> None:
     """Late answers over a quota are not an outage, for as long as the broker said."""
     stage = fragile.stage()
