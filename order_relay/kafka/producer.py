@@ -123,6 +123,8 @@ class KafkaProducer:
         If Kafka requires an access token, it is fetched in the background, too. Until then sends
         fail as if no broker answered.
         """
+        if self._stopping.is_set():  # stopped while the worker was starting: sends are refused
+            return
         self._loop = asyncio.get_running_loop()
         start_threads(self._executor, QUESTIONS_AT_ONCE)
         if self._settings.uses_access_tokens:
