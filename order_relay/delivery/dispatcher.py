@@ -474,7 +474,9 @@ class Dispatcher:
                 await self._wait_for_retry(record, answer, attempts, lane)
                 continue
             first, reason = not own_failures, ""
-            if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(lane, answer):
+            if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(
+                lane, answer, sent_at, first=first
+            ):
                 self.health.rejected(lane.key, answer, first=first)
                 counted.append(sent_at)
                 reason = "rejected"
@@ -525,20 +527,23 @@ class Dispatcher:
         self._retrying(record, answer, refusals, wait, logged=not answer.batch_index)
         return False
 
-    async def _is_gone_for_this_key(self, lane: Lane, answer: Answer) -> bool:
+    async def _is_gone_for_this_key(
+        self, lane: Lane, answer: Answer, sent_at: float, *, first: bool
+    ) -> bool:
         """Whether a 404 is about this record's key alone."""
         if answer.verdict is not Verdict.GONE or answer.failed_batch:
             return False
-        self.health.gone(lane.key, answer)
+        self.health.gone(lane.key, answer, first=first, sent_at=sent_at)
         if not self.health.works_for_other_keys(lane.key):
             return False
         # The whole address may be disappearing: the answers to other keys decide. They are late if
         # this process or the target has stood still.
         answered_at = self.last_activity
-        await lane.pause(GONE_CONFIRM_SECONDS)
-        while self.last_activity == answered_at and self._lanes.in_flight > 1:
+        with self.health.doubt(lane.key, sent_at) as is_alone:
             await lane.pause(GONE_CONFIRM_SECONDS)
-        return self.health.works_for_other_keys(lane.key)
+            while self.last_activity == answered_at and self._lanes.in_flight > 1:
+                await lane.pause(GONE_CONFIRM_SECONDS)
+            return is_alone()
 
     async def _wait_at_gate(self, lane: Lane, number: int, failures: int) -> int:
         """Wait until the record may be sent; returns the ticket of its attempt."""

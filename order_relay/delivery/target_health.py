@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from itertools import islice
@@ -214,8 +215,8 @@ class Breaker:
         self._probe_at = 0.0
         self._never_sent_probe_at = 0.0
         self._never_sent_probes = 0
-        # The tickets of all probes of an outage have its number.
-        self._outage = 0
+        self.outages = 0
+        """How often it opened; the tickets of all probes of an outage have its number."""
         self._probes_out = 0
         self.state = BreakerState.CLOSED
         self.closed = True
@@ -251,7 +252,7 @@ class Breaker:
         self._never_sent_probe_at = now + short_wait_seconds if short else self._probe_at
         self._probes_out += 1
         self._move(BreakerState.HALF_OPEN)
-        return self._outage
+        return self.outages
 
     def probe_now(self) -> bool:
         """Allow the next probe at once; returns ``False`` while closed."""
@@ -307,7 +308,7 @@ class Breaker:
 
     def _is_out(self, ticket: int) -> bool:
         """Whether it is a probe of this outage."""
-        return not self.closed and ticket == self._outage
+        return not self.closed and ticket == self.outages
 
     def _open_if_due(self) -> None:
         since = self._clock() - self.succeeded_at
@@ -322,7 +323,7 @@ class Breaker:
         else:
             return
         self._first_failures = self._failures = 0
-        self._outage += 1
+        self.outages += 1
         self._probe_at = self._clock() + self._vary(self._short_wait_seconds)
         self._never_sent_probe_at = self._probe_at
         self._move(BreakerState.OPEN)
@@ -421,6 +422,7 @@ class TargetHealth:
         self._first_attempts = FirstAttempts()
         self._successes = _LatestByKey()
         self._failures = _LatestByKey()
+        self._doubts: list[_Doubt] = []
         self._refused_us = self._failed_locally = False
         # When the latest of the attempts that succeeded was sent.
         self._worked_at = float("-inf")
@@ -449,6 +451,8 @@ class TargetHealth:
         self._successes.add(key, now)
         if first:
             self._first_attempts.add(key, False, now)
+            if self._doubts:
+                self._tell_doubts(key, sent_at, worked=True)
         self.breaker.succeeded(now)
 
     def rejected(self, key: Hashable, answer: Answer, *, first: bool) -> None:
@@ -458,10 +462,14 @@ class TargetHealth:
             self._first_attempts.add(key, failed=False, now=self._clock())
         self.breaker.succeeded()
 
-    def gone(self, key: Hashable, answer: Answer) -> None:
+    def gone(
+        self, key: Hashable, answer: Answer, *, first: bool, sent_at: float = math.inf
+    ) -> None:
         """Report a 404, 405 or 410; the caller then reports ``failed`` or ``rejected``."""
         self._note(answer)
         self._failures.add(key, self._clock())
+        if first:
+            self._tell_doubts(key, sent_at, worked=False)
 
     def failed(
         self,
@@ -481,6 +489,8 @@ class TargetHealth:
         self._refused_us = answer.verdict is Verdict.OUTAGE
         now = self._clock()
         self._failures.add(key, now)
+        if first:
+            self._tell_doubts(key, sent_at, worked=False)
         if answer.batch_index:
             return
         if first:
@@ -553,6 +563,37 @@ class TargetHealth:
         share = self._first_attempts.share_failed(now, key) or 0.0
         return succeeded_at > self._failures.of_others(key) and share <= MAX_SHARE_FAILED_FOR_GONE
 
+    @contextmanager
+    def doubt(self, key: Hashable, sent_at: float) -> Iterator[Callable[[], bool]]:
+        """Watch what other keys get after a 404, 405 or 410 of this key.
+
+        Args:
+            key: The record's key.
+            sent_at: When the attempt was sent, by the injected clock.
+
+        Yields:
+            Whether the answer is about this key alone: ``works_for_other_keys``, no outage began
+            meanwhile, and the first attempt of another key that was sent after this one did not
+            fail. Without that, the first order of an outage of less than a second is given up.
+        """
+        doubt, outages = _Doubt(key, sent_at), self.breaker.outages
+        self._doubts.append(doubt)
+        try:
+            yield (
+                lambda: (
+                    doubt.next_worked is not False
+                    and outages == self.breaker.outages
+                    and self.works_for_other_keys(key)
+                )
+            )
+        finally:
+            self._doubts.remove(doubt)
+
+    def _tell_doubts(self, key: Hashable, sent_at: float, *, worked: bool) -> None:
+        for doubt in self._doubts:
+            if doubt.next_worked is None and key != doubt.key and sent_at >= doubt.sent_at:
+                doubt.next_worked = worked
+
     def fails_for_others(self, key: Hashable) -> bool:
         """Whether first attempts of other keys failed in the last minute, too."""
         return bool(self._first_attempts.share_failed(self._clock(), key))
@@ -589,6 +630,22 @@ class TargetHealth:
     def _note(self, answer: Answer) -> None:
         self._failed_locally = answer.verdict is Verdict.LOCAL
         self.last_failure, self.last_failure_at = answer, self._clock()
+
+
+@dataclass(slots=True, eq=False)
+class _Doubt:
+    """A record with a 404, until it is known whether other keys get the same.
+
+    Attributes:
+        key: Its key.
+        sent_at: When the attempt was sent.
+        next_worked: Whether the first attempt of another key that was sent after it succeeded;
+            ``None`` while there was none.
+    """
+
+    key: Hashable
+    sent_at: float
+    next_worked: bool | None = None
 
 
 class _LatestByKey:

@@ -283,16 +283,26 @@ async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
 
 
 async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
-    """It begins under load: no dead letter, and all is delivered afterwards."""
-    gone = False
-    sink.script = lambda request: Answer(404 if gone else 200)
-    # Enough load when the outage begins: a single 404 counts against its order.
+    """It begins under load, once for 0.3 s: no dead letter, and all is delivered afterwards."""
+    gone, short_until = False, 0.0
+
+    def script(request: Received) -> Answer:
+        nonlocal short_until
+        if not short_until and len(sink.requests) > 400:
+            short_until = request.arrived_at + 0.3
+        return Answer(404 if gone or request.arrived_at < short_until else 200)
+
+    sink.script = script
+    # Enough load when an outage begins: a single 404 counts against its order.
     published = await stage.publish(orders(6000))
     async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
-        await sink.wait_for(lambda s: len(s.accepted) > 400, LIMIT_SECONDS)
+        await worker.wait_log("Breaker open")
+        await sink.wait_for(lambda s: len(s.accepted) > 2000, LIMIT_SECONDS)
         gone = True
         published += await stage.publish(orders(1000, first=6001))
-        await worker.wait_log("Breaker open")
+        await worker.wait_until(
+            lambda: len(worker.log_lines("Breaker open")) == 2, LIMIT_SECONDS, "to see the outage"
+        )
         asked = len(sink.requests)
         await sink.wait_for(lambda s: len(s.requests) >= asked + 2, LIMIT_SECONDS)
         gone = False

@@ -189,6 +189,47 @@ async def test_nothing_at_the_address_while_others_are_in_flight() -> None:
     assert bench.target.times(first) == [0.0, 4.0]
 
 
+@virtual_time
+async def test_nothing_at_the_address_for_less_than_a_second() -> None:
+    """The second record gets the same, and is not the first one's evidence when all works again."""
+    bench = Bench(breaker_threshold=20)
+    await bench.deliver(*[record(n, f"{n}") for n in range(100, 300)])
+    first = bench.target.plan(record(1, "one"), answer(404))
+    second = bench.target.plan(record(2, "two"), answer(404))
+
+    await bench.submit(first)
+    await asyncio.sleep(0.1)
+    await bench.submit(second)
+    await asyncio.sleep(0.4)
+    await bench.submit(record(3, "three"))
+    await bench.until_finished(203)
+
+    assert bench.dead_letters.letters == []
+    assert bench.target.times(first) == [0.0, 2.0]
+
+
+@virtual_time
+async def test_nothing_at_the_address_in_an_outage_of_less_than_a_second() -> None:
+    """Under load the next record may still be accepted; that an outage began is enough."""
+    bench = Bench(breaker_threshold=20)
+    await bench.deliver(*[record(n, f"{n}") for n in range(100, 300)])
+    first = bench.target.plan(record(1, "first"), Step(answer(404), seconds=0.01))
+    accepted = bench.target.plan(record(2, "next"), Step(answer(200), seconds=0.015))
+    others = [record(n, f"{n}") for n in range(3, 33)]
+    for one in others:
+        bench.target.plan(one, Step(answer(404), seconds=0.02))
+
+    await bench.submit(first, accepted, *others)
+    await asyncio.sleep(0.1)
+    assert not bench.dispatcher.breaker.closed
+    bench.dispatcher.breaker.probe_now()
+    await bench.submit(record(40, "probe"))
+    await bench.until_finished(200 + len(others) + 3)
+
+    assert bench.dead_letters.letters == []
+    assert len(bench.target.times(first)) == 2
+
+
 @pytest.mark.parametrize("status", [401, 403, 301, 302, 307, 308])
 @virtual_time
 async def test_an_outage_is_never_held_against_the_message(status: int) -> None:

@@ -187,11 +187,11 @@ def test_a_404_while_others_succeed() -> None:
     health, clock = health_after([(290, False, "other")])
     gone = Answer(Verdict.GONE, 404)
 
-    health.gone(ME, gone)
+    health.gone(ME, gone, first=True)
     assert health.works_for_other_keys(ME)
     assert not health.works_for_other_keys("other"), "its own success says nothing of it"
     clock.now += 1.0
-    health.gone("third", gone)
+    health.gone("third", gone, first=True)
     assert not health.works_for_other_keys(ME), "the address may be going away for all"
     clock.now += 1.0
     health.succeeded("other", first=True)
@@ -208,6 +208,39 @@ def test_a_404_while_many_fail() -> None:
     health.succeeded("other", first=True)
 
     assert not health.works_for_other_keys(ME)
+
+
+@pytest.mark.parametrize(
+    ("key", "sent_at", "first", "worked", "alone"),
+    [
+        ("other", 300.1, True, False, False),
+        ("other", 300.0, True, False, False),
+        ("other", 300.1, True, True, True),
+        # Neither was under way when the address went away, or all of its attempts fail.
+        ("other", 299.9, True, False, True),
+        ("other", 300.1, False, False, True),
+        (ME, 300.1, True, False, True),
+    ],
+)
+def test_a_404_and_the_next_attempt(
+    key: str, sent_at: float, first: bool, worked: bool, alone: bool
+) -> None:
+    """The first attempt of another key that is sent after it decides; later ones do not."""
+    health, clock = health_after([(290, False, "good")] * 20)
+    clock.now = 300.0
+    with health.doubt(ME, 300.0) as is_alone:
+        clock.now = 300.5
+        if worked:
+            health.succeeded(key, first=first, sent_at=sent_at)
+        else:
+            health.gone(key, Answer(Verdict.GONE, 404), first=first, sent_at=sent_at)
+            health.failed(key, Answer(Verdict.GONE, 404), NO_PROBE, first=first, sent_at=sent_at)
+        clock.now = 300.9
+        health.succeeded("late", first=True, sent_at=300.2)
+        health.failed("later", DOWN, NO_PROBE, first=True, sent_at=300.3)
+        clock.now = 301.0
+        health.succeeded("good", first=True, sent_at=300.4)
+        assert is_alone() is alone
 
 
 # --- states -----------------------------------------------------------------------------------
