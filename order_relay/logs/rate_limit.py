@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from order_relay.logs.log_line import CONSUMER, LogLine, printable
 
@@ -38,9 +39,17 @@ class RepeatFilter(logging.Filter):
         super().__init__()
         self._clock = clock
         self._last_passed: dict[tuple[str, int, str], tuple[float, int]] = {}
+        # Each handler of a logger asks about the same record.
+        self._answered: WeakKeyDictionary[logging.LogRecord, bool] = WeakKeyDictionary()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record passes. Adds how many were left out before it."""
+        passes = self._answered.get(record)
+        if passes is None:
+            passes = self._answered[record] = self._passes(record)
+        return passes
+
+    def _passes(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING or not f"{record.name}.".startswith(CLIENTS):
             return True
         if OF_A_PARTITION in str(record.msg):

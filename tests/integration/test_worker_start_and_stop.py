@@ -1,6 +1,7 @@
 """The application in the test's loop: stopped while it starts, and with a crashing consumer."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ async def application(
     settings = stage.settings(
         web_port=free_ports(1)[0], database_url=f"sqlite+aiosqlite:///{tmp_path}/relay.db"
     )
+    filters = {handler: list(handler.filters) for handler in logging.getLogger().handlers}
     app = RelayApp(settings)
     consumers = configure(
         [
@@ -69,6 +71,8 @@ async def application(
     app.run_consumers(consumers, consumers)
     yield app
     await app.stop()
+    for handler, before in filters.items():  # the handlers are those of all tests
+        handler.filters = before
     for runtime in app._runtimes:
         thread: Any = runtime.app.reader._thread
         if not runtime.app.started:

@@ -228,6 +228,17 @@ def test_a_clients_complaint_passes_once_in_an_interval() -> None:
     ]
 
 
+def test_each_handler_gets_the_complaint() -> None:
+    """They share the filter, and each gets the same lines."""
+    now = 0.0
+    repeats = RepeatFilter(lambda: now)
+    for attempt in range(3):
+        record = logging.LogRecord("aiokafka.conn", logging.WARNING, "f.py", 1, "No", (), None)
+        said = [record.getMessage() for _ in range(2) if repeats.filter(record)]
+        assert said == [["No", "No"], [], ["No (1 more like it since)"] * 2][attempt]
+        now += INTERVAL_SECONDS * 0.7
+
+
 def test_lines_left_out_are_counted_in_a_field_of_our_own_line() -> None:
     """So the JSON line has it, too."""
     log = Log()
