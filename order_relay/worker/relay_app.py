@@ -63,6 +63,9 @@ AUDIT_SECONDS = 5.0
 # With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
 # worker with hundreds of deliveries in flight.
 GC_THRESHOLDS = (10_000, 20, 20)
+# How long a thread that wants to run may wait for the one that does. Each record passes from
+# Kafka's thread to the loop and back. With Python's 5 ms the 99th percentile is 0.7 ms longer.
+SWITCH_INTERVAL_SECONDS = 0.0005
 # Only the owner may read the files that the worker creates.
 OWNER_ONLY = 0o077
 
@@ -164,6 +167,7 @@ class RelayApp(faust.App):
         """Start what is shared, then all consumers in parallel: none waits for another."""
         self.finalize()
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         rate_limit.install(several_consumers=len(self.consumers) > 1)
         if self.conf.web_enabled:
             CONSOLE_URL.set(str(self.settings.own_url).rstrip("/"))
