@@ -531,10 +531,10 @@ class Dispatcher:
         self, lane: Lane, answer: Answer, sent_at: float, *, first: bool
     ) -> bool:
         """Whether a 404 is about this record's key alone."""
-        if answer.verdict is not Verdict.GONE or answer.failed_batch:
+        if answer.verdict is not Verdict.GONE:
             return False
         self.health.gone(lane.key, answer, first=first, sent_at=sent_at)
-        if not self.health.works_for_other_keys(lane.key):
+        if answer.failed_batch or not self.health.works_for_other_keys(lane.key):
             return False
         # The whole address may be disappearing: the answers to other keys decide. They are late if
         # this process or the target has stood still.

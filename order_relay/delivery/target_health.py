@@ -468,7 +468,7 @@ class TargetHealth:
         """Report a 404, 405 or 410; the caller then reports ``failed`` or ``rejected``."""
         self._note(answer)
         self._failures.add(key, self._clock())
-        if first:
+        if first and not answer.batch_index:
             self._tell_doubts(key, sent_at, worked=False)
 
     def failed(
@@ -489,12 +489,12 @@ class TargetHealth:
         self._refused_us = answer.verdict is Verdict.OUTAGE
         now = self._clock()
         self._failures.add(key, now)
-        if first:
-            self._tell_doubts(key, sent_at, worked=False)
         if answer.batch_index:
             return
         if first:
             self._first_attempts.add(key, failed=True, now=now, sent_at=sent_at)
+            if answer.verdict is not Verdict.GONE:
+                self._tell_doubts(key, sent_at, worked=False)
         if ticket or sent_at > self._worked_at:
             self.breaker.failed(ticket, first=first)
 
@@ -573,26 +573,27 @@ class TargetHealth:
 
         Yields:
             Whether the answer is about this key alone: ``works_for_other_keys``, no outage began
-            meanwhile, and the first attempt of another key that was sent after this one did not
-            fail. Without that, the first order of an outage of less than a second is given up.
+            meanwhile, and of the first attempts of other keys that were sent after this one the
+            first did not fail, nor did many.
         """
         doubt, outages = _Doubt(key, sent_at), self.breaker.outages
         self._doubts.append(doubt)
         try:
-            yield (
-                lambda: (
-                    doubt.next_worked is not False
-                    and outages == self.breaker.outages
-                    and self.works_for_other_keys(key)
-                )
+            yield lambda: (
+                not doubt.next_failed
+                and doubt.failures <= doubt.attempts * MAX_SHARE_FAILED_FOR_GONE
+                and outages == self.breaker.outages
+                and self.works_for_other_keys(key)
             )
         finally:
             self._doubts.remove(doubt)
 
     def _tell_doubts(self, key: Hashable, sent_at: float, *, worked: bool) -> None:
         for doubt in self._doubts:
-            if doubt.next_worked is None and key != doubt.key and sent_at >= doubt.sent_at:
-                doubt.next_worked = worked
+            if key != doubt.key and sent_at >= doubt.sent_at:
+                doubt.next_failed = doubt.next_failed or not (worked or doubt.attempts)
+                doubt.attempts += 1
+                doubt.failures += not worked
 
     def fails_for_others(self, key: Hashable) -> bool:
         """Whether first attempts of other keys failed in the last minute, too."""
@@ -639,13 +640,16 @@ class _Doubt:
     Attributes:
         key: Its key.
         sent_at: When the attempt was sent.
-        next_worked: Whether the first attempt of another key that was sent after it succeeded;
-            ``None`` while there was none.
+        attempts: First attempts of other keys that were sent after it and have ended.
+        failures: How many of them failed.
+        next_failed: Whether the first of them to end did.
     """
 
     key: Hashable
     sent_at: float
-    next_worked: bool | None = None
+    attempts: int = 0
+    failures: int = 0
+    next_failed: bool = False
 
 
 class _LatestByKey:

@@ -224,7 +224,10 @@ async def test_nothing_at_the_address_in_an_outage_of_less_than_a_second() -> No
     assert not bench.dispatcher.breaker.closed
     bench.dispatcher.breaker.probe_now()
     await bench.submit(record(40, "probe"))
-    await bench.until_finished(200 + len(others) + 3)
+    await asyncio.sleep(0.1)
+    more = [record(n, f"{n}") for n in range(300, 500)]
+    await bench.submit(*more)
+    await bench.until_finished(200 + len(others) + 3 + len(more))
 
     assert bench.dead_letters.letters == []
     assert len(bench.target.times(first)) == 2

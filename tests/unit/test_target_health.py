@@ -211,35 +211,49 @@ def test_a_404_while_many_fail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "sent_at", "first", "worked", "alone"),
+    ("key", "sent_at", "first", "alone"),
     [
-        ("other", 300.1, True, False, False),
-        ("other", 300.0, True, False, False),
-        ("other", 300.1, True, True, True),
-        # Neither was under way when the address went away, or all of its attempts fail.
-        ("other", 299.9, True, False, True),
-        ("other", 300.1, False, False, True),
-        (ME, 300.1, True, False, True),
+        ("other", 300.1, True, False),
+        ("other", 300.0, True, False),
+        # It was under way before the address went away, or its attempts fail anyway.
+        ("other", 299.9, True, True),
+        ("other", 300.1, False, True),
+        (ME, 300.1, True, True),
     ],
 )
+@pytest.mark.parametrize("status", [404, 500])
 def test_a_404_and_the_next_attempt(
-    key: str, sent_at: float, first: bool, worked: bool, alone: bool
+    status: int, key: str, sent_at: float, first: bool, alone: bool
 ) -> None:
-    """The first attempt of another key that is sent after it decides; later ones do not."""
+    """It is not about the key alone if the next first attempt of another one fails, too."""
     health, clock = health_after([(290, False, "good")] * 20)
     clock.now = 300.0
+    next_answer = answer(status)
     with health.doubt(ME, 300.0) as is_alone:
         clock.now = 300.5
-        if worked:
-            health.succeeded(key, first=first, sent_at=sent_at)
-        else:
-            health.gone(key, Answer(Verdict.GONE, 404), first=first, sent_at=sent_at)
-            health.failed(key, Answer(Verdict.GONE, 404), NO_PROBE, first=first, sent_at=sent_at)
-        clock.now = 300.9
-        health.succeeded("late", first=True, sent_at=300.2)
-        health.failed("later", DOWN, NO_PROBE, first=True, sent_at=300.3)
+        if status == 404:
+            health.gone(key, next_answer, first=first, sent_at=sent_at)
+        health.failed(key, next_answer, NO_PROBE, first=first, sent_at=sent_at)
         clock.now = 301.0
-        health.succeeded("good", first=True, sent_at=300.4)
+        for _ in range(20):
+            health.succeeded("good", first=True, sent_at=300.2)
+        assert is_alone() is alone
+
+
+@pytest.mark.parametrize(("failures", "alone"), [(2, True), (3, False)])
+def test_a_404_and_a_share_of_the_next_attempts(failures: int, alone: bool) -> None:
+    """At most a fifth may fail, also before the last minute or ten seconds show it."""
+    health, clock = health_after([(290, False, "good")] * 1000)
+    clock.now = 300.0
+    with health.doubt(ME, 300.0) as is_alone:
+        for n in range(10):
+            clock.now += 0.1
+            worked = not 0 < n <= failures
+            if worked:
+                health.succeeded(f"{n}", first=True, sent_at=300.1)
+            else:
+                health.gone(f"{n}", answer(404), first=True, sent_at=300.1)
+                health.failed(f"{n}", answer(404), NO_PROBE, first=True, sent_at=300.1)
         assert is_alone() is alone
 
 
