@@ -429,6 +429,7 @@ class Dispatcher:
             ticket = NO_PROBE
             if not self._gate.is_open:
                 ticket = await self._wait_at_gate(lane, number, failures + refusals)
+            outages = self.breaker.outages
             sent_at = self._clock()
             if not attempts:
                 failing_since = sent_at
@@ -484,7 +485,8 @@ class Dispatcher:
                 self._failed(lane, answer, ticket, sent_at, first=first)
                 failures += 1
                 own_failures += not answer.failed_batch
-                if self._gives_up(lane, answer, failing_since, counted, sent_at):
+                in_outage = ticket != NO_PROBE or self.breaker.outages > outages
+                if not in_outage and self._gives_up(lane, answer, failing_since, counted, sent_at):
                     reason = "retries_exhausted"
             if reason:
                 letter = refused_letter(record, reason, answer, len(counted), self._now())
@@ -671,9 +673,9 @@ class Dispatcher:
         sent_at: float,
     ) -> bool:
         """Whether a record is given up after this failure, which is added to those that count."""
-        # Those do not count that are never the record's fault, that another record of the batch may
-        # have caused, and those during an outage.
-        if answer.verdict is Verdict.OUTAGE or answer.failed_batch or not self.breaker.closed:
+        # Those do not count that are never the record's fault, and that another record of the batch
+        # may have caused.
+        if answer.verdict is Verdict.OUTAGE or answer.failed_batch:
             return False
         counted.append(sent_at)
         return self.health.gives_up(lane.key, len(counted), failing_since, counted)

@@ -527,7 +527,8 @@ class TargetHealth:
         explains up to three, p = 0.5 up to 13, and p = 1 any number. A failure whose attempt was
         sent while the share was larger counts with that share: the target may fail in waves, and
         few others may be sent while it does. Without attempts of other keys, the retries alone
-        decide.
+        decide. If all that were made since its first one failed, an outage may have begun on a
+        quiet topic: one more failure is needed.
 
         Args:
             key: The record's key.
@@ -548,7 +549,10 @@ class TargetHealth:
         if explained <= MAX_EXPLAINED and share > 0.0:
             for at in sent_at:
                 explained *= max(self._first_attempts.share_nearby(at, key) / share, 1.0)
-        return explained <= MAX_EXPLAINED
+        if explained > MAX_EXPLAINED:
+            return False
+        attempts, failed = self._first_attempts.count(now - failing_since, now, key)
+        return not 0 < attempts == failed or self._policy.exhausted(failures - 1)
 
     def works_for_other_keys(self, key: Hashable) -> bool:
         """Whether a 404, 405 or 410 is about this key alone.
@@ -579,11 +583,13 @@ class TargetHealth:
         doubt, outages = _Doubt(key, sent_at), self.breaker.outages
         self._doubts.append(doubt)
         try:
-            yield lambda: (
-                not doubt.next_failed
-                and doubt.failures <= doubt.attempts * MAX_SHARE_FAILED_FOR_GONE
-                and outages == self.breaker.outages
-                and self.works_for_other_keys(key)
+            yield (
+                lambda: (
+                    not doubt.next_failed
+                    and doubt.failures <= doubt.attempts * MAX_SHARE_FAILED_FOR_GONE
+                    and outages == self.breaker.outages
+                    and self.works_for_other_keys(key)
+                )
             )
         finally:
             self._doubts.remove(doubt)

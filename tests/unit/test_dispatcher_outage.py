@@ -113,6 +113,45 @@ async def test_an_outage_spends_no_attempts() -> None:
 
 
 @virtual_time
+async def test_an_attempt_during_which_an_outage_was_does_not_count() -> None:
+    """It hangs from before an outage to after it: the record has an attempt more."""
+    bench = Bench(breaker_threshold=2)
+    hangs = bench.target.plan(record(0, "hangs"), Step(NO_ANSWER, seconds=20.0), *[DOWN] * 9)
+    down = [bench.target.plan(record(n, f"{n}"), DOWN) for n in (1, 2)]
+    await bench.submit(hangs)
+    await asyncio.sleep(1)
+    await bench.submit(*down)
+    await asyncio.sleep(0.1)
+    assert bench.dispatcher.breaker.state is BreakerState.OPEN
+    for offset in range(3, 43):
+        await bench.submit(record(offset, f"good-{offset}"))
+        await asyncio.sleep(1)
+    await bench.until_finished(43)
+    (letter,) = bench.dead_letters.letters
+    assert (letter.record, letter.attempts) == (hangs, 4)
+    assert len(bench.target.times(hangs)) == 5
+
+
+@virtual_time
+async def test_a_probe_does_not_count_after_the_outage() -> None:
+    """It hangs until another probe has ended the outage: it has an attempt more."""
+    bench = Bench(breaker_threshold=2)
+    hangs = bench.target.plan(record(0, "hangs"), DOWN, Step(NO_ANSWER, seconds=20.0), *[DOWN] * 9)
+    other = bench.target.plan(record(1, "other"), DOWN, DOWN)
+    await bench.submit(other, hangs)
+    await asyncio.sleep(1.1)
+    assert bench.dispatcher.breaker.state is BreakerState.HALF_OPEN
+    for offset in range(2, 42):
+        await bench.submit(record(offset, f"good-{offset}"))
+        await asyncio.sleep(1)
+    await bench.until_finished(42)
+    (letter,) = bench.dead_letters.letters
+    assert (letter.record, letter.attempts) == (hangs, 4)
+    # The first attempt does not count, either: it opened the breaker.
+    assert len(bench.target.times(hangs)) == 6
+
+
+@virtual_time
 async def test_intake_stops_while_the_breaker_is_open() -> None:
     """During an outage a bounded number of records is let in, for probes."""
     loop = asyncio.get_running_loop()

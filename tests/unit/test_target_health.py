@@ -90,15 +90,42 @@ def test_a_hopeless_record_is_given_up_once_others_succeed(
 
 @given(HISTORY)
 @example([(240, True, "a")])
+@example([*[(290, False, "a")] * 20, (300, True, "b")])
 def test_with_few_failures_of_others_the_retries_decide(
     history: list[tuple[int, bool, str]],
 ) -> None:
-    """With p up to 0.1, or without attempts at other keys, it is the fourth attempt."""
+    """With p up to 0.1, or without attempts at other keys, it is the fourth attempt.
+
+    Or the fifth, if all of others failed since its first one.
+    """
     health, clock = health_after(history)
     p = shares(history, 60)
+    now = {failed for at, failed, key in history if at == 300 and key != ME}
 
     if not p or max(p) <= 0.1:
-        assert [health.gives_up(ME, n, clock.now) for n in range(1, 6)] == [False] * 3 + [True] * 2
+        last = 5 if now == {True} else 4
+        given_up = [health.gives_up(ME, n, clock.now) for n in range(1, 7)]
+        assert given_up == [n >= last for n in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("others", "attempts"),
+    [
+        ([], 4),
+        ([(296, True, "a")], 5),
+        ([(296, True, "a"), (297, True, "b")], 5),
+        ([(296, True, "a"), (297, False, "b")], 4),
+        ([(290, True, "a")], 4),
+        ([(296, True, ME)], 4),
+    ],
+)
+def test_an_outage_that_begins_on_a_quiet_topic(
+    others: list[tuple[int, bool, str]], attempts: int
+) -> None:
+    """One more failure is needed if all of others failed since, too."""
+    health, clock = health_after([*[(250, False, f"{n}") for n in range(40)], *others])
+    given_up = next(n for n in range(1, 9) if health.gives_up(ME, n, clock.now - 7.0))
+    assert given_up == attempts
 
 
 @pytest.mark.parametrize(
