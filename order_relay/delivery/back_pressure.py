@@ -99,7 +99,7 @@ class Pace:
         # Results of the attempts that were under way then; judged after the pause.
         self._under_way_refused = self._under_way_accepted = 0
         self._judging = False
-        self._awaited = 0
+        self._under_way = 0
         self._judged_by = 0.0
         self._refusals_in_a_row = self._accepted_in_a_row = 0
         # The learned limit: the rate just after the last refusal, and the rate that the target
@@ -213,11 +213,16 @@ class Pace:
         if self._start == math.inf:
             self._judging = True
             self._refused_at = now
-            self._awaited = min(UNDER_WAY, under_way or 0)
+            self._under_way = under_way or 0
             self._judged_by = now + (retry_after_seconds or SHORT_HOLD_SECONDS) + LATE_SECONDS
             self._hold(now, retry_after_seconds or SHORT_HOLD_SECONDS)
         else:
             self._learn(now)
+
+    def ended(self, sent_at: float) -> None:
+        """Report an attempt that ended otherwise, for example with 500: nothing is due of it."""
+        if sent_at <= self._refused_at:
+            self._under_way -= 1
 
     def _judge(self) -> None:
         """Decide whether refusals show a limit, or were single cases.
@@ -351,7 +356,7 @@ class Pace:
         """Judge refusals, or remove the limit, if it is time."""
         if self._judging and now >= self._held_until:
             answered = self._under_way_refused + self._under_way_accepted
-            if answered < self._awaited and now < self._judged_by:
+            if answered < min(UNDER_WAY, self._under_way) and now < self._judged_by:
                 self._held_until = now + SHORT_HOLD_SECONDS  # answers are late
             else:
                 self._judge()

@@ -216,7 +216,7 @@ class Batches:
                 if not self._pace.free:
                     self._pace.sent()
                 self._requests += 1
-                task = asyncio.create_task(self._send(items))
+                task = asyncio.create_task(self._send(items, self._clock()))
                 for item in items:
                     item.batch, item.task = items, task
 
@@ -248,11 +248,11 @@ class Batches:
 
     # --- one request ----------------------------------------------------------------------------
 
-    async def _send(self, items: list[_Item]) -> None:
-        sent_at = self._clock()
+    async def _send(self, items: list[_Item], sent_at: float) -> None:
         try:
             self._distribute(items, await self._post(items), sent_at)
         except Exception as error:  # noqa: BLE001 - it is each record's error
+            self._pace.ended(sent_at)
             for item in items:
                 if not item.answer.done():
                     item.answer.set_exception(error)
@@ -293,6 +293,8 @@ class Batches:
         elif answer.verdict is Verdict.SUCCESS:
             self._pace.accepted(sent_at)
             self._window = min(self._window + 1, self._max_requests)
+        else:
+            self._pace.ended(sent_at)
         if count > 1 and answer.verdict is Verdict.REJECTED:
             middle = (count + 1) // 2
             self._ready.extendleft((items[middle:], items[:middle]))

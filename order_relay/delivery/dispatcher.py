@@ -516,6 +516,8 @@ class Dispatcher:
         own = lane.refusals > MAX_REFUSALS and self.health.accepted_others(lane.key, before)
         lane.failing = lane.failing or lane.refusals > MAX_REFUSALS
         if own:
+            if self._batches is None:
+                self.pace.ended(sent_at)
             self.health.throttled(answer, ticket)
             await self._wait_for_retry(record, answer, refusals, lane)
             return True
@@ -612,6 +614,8 @@ class Dispatcher:
             self._observer.attempted("success", self._success, now - sent_at)
         else:
             self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
+            if self._batches is None and answer.verdict is not Verdict.THROTTLED:
+                self.pace.ended(sent_at)
         return answer
 
     async def _traced_attempt(

@@ -101,6 +101,24 @@ def test_late_answers_of_what_is_under_way_are_waited_for(clock: StandingClock, 
     assert pace.rate < math.inf
 
 
+def test_attempts_that_fail_are_not_waited_for(clock: StandingClock, pace: Pace) -> None:
+    """They say nothing about a limit; those still under way are waited for."""
+    sent_at = clock.now
+    pace.refused(sent_at, 1.0, under_way=7)
+    for _ in range(4):
+        pace.ended(sent_at)
+    clock.now += 1.0
+    assert pace.wait_seconds() > 0.0
+    pace.ended(clock.now)  # it was sent after the refusal
+    assert pace.wait_seconds() > 0.0
+    pace.accepted(sent_at)
+    pace.ended(sent_at)
+    pace.ended(sent_at)
+    clock.now += pace.wait_seconds()
+    assert pace.wait_seconds() == 0.0
+    assert pace.free
+
+
 def test_answers_that_never_come_hold_nothing_up(clock: StandingClock, pace: Pace) -> None:
     """They may hang: after some seconds sending resumes."""
     pace.refused(clock.now, 1.0, under_way=200)

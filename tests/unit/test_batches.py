@@ -8,6 +8,8 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 import msgspec
@@ -330,6 +332,26 @@ async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
     assert {len(post.orders) for post in in_outage} == {1}
     assert len(in_outage) <= 15
     assert max(post.at for post in story.target.posts) < 70
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@virtual_time
+async def test_a_retry_after_now_and_then_holds_back_no_longer(share: float) -> None:
+    """A twentieth of the requests asks for a second; of the others none or some fail."""
+    dice = Random(1)
+
+    def answers(post: Post) -> Answer:
+        if dice.random() < 0.05:
+            return answer(429, retry_after_seconds=1.0)
+        return answer(500) if dice.random() < share else OK
+
+    story = Story(answers, size=5)
+    await story.submit(1000)
+    await story.end()
+    assert story.target.accepted.keys() == set(range(1000))
+    last = next(post for post in story.target.posts if 999 in post.orders)
+    times = [post.at for post in story.target.posts if post.at <= last.at]
+    assert max(later - at for at, later in pairwise(times)) < 1.5
 
 
 @pytest.mark.parametrize(

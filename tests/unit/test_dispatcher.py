@@ -355,3 +355,21 @@ async def test_throttling_and_local_faults_are_logged_once(
         assert told("Target throttles") == times
         assert told("Throttling is over") == times
         assert told("This host lacks something to send with") == times
+
+
+@pytest.mark.parametrize("other", [DOWN, NO_ANSWER, answer(400), answer(401), answer(404), LACK])
+@virtual_time
+async def test_retry_after_is_not_prolonged_by_attempts_that_fail(other: Answer) -> None:
+    """Those under way end otherwise: a second is a second."""
+    bench = Bench(max_in_flight=64)
+    bench.target.default = Step(answer(200), seconds=0.01)
+    for offset in range(20):
+        bench.target.plan(record(offset, f"{offset}"), Step(other, seconds=0.2))
+    asked = answer(429, retry_after_seconds=1.0)
+    bench.target.plan(record(20, "20"), Step(asked, seconds=0.1))
+    await bench.submit(*[record(offset, f"{offset}") for offset in range(21)])
+    await asyncio.sleep(0.3)
+    later = record(30, "30")
+    await bench.submit(later)
+    await bench.until_finished(22)
+    assert bench.target.times(later) == [1.1]
