@@ -324,35 +324,42 @@ def batch_key(keys: Sequence[str]) -> str:
     return f"batch-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]}"
 
 
+_JSON = json.JSONDecoder()
+
+
 def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> list[Answer]:
     """Return the answer for each record of a batch that got a 2xx, in their order.
 
     The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
     list alone, with one entry for each record. Any other body of a 2xx means success for all, with
     these exceptions. It is a failed attempt for all if it is a 207, if its body was cut off and
-    may have been results, or if it has a status that is not 2xx, but not one for each record.
+    may have been results, if it begins as JSON and has ``"status"`` but cannot be read, or if it
+    has a status that is not 2xx, but not one for each record.
 
     Secrets are removed from the texts only, not from the whole body: a secret such as ``2`` may
     occur in a status, too.
     """
     entries: list[Any] = []
     may_be_cut = False
+    body = answer.body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     try:
-        # json reads what msgspec does not, for example half of a surrogate pair in a text.
-        decoded = json.loads(answer.body)
+        # json reads what msgspec does not, for example half of a surrogate pair in a text. What
+        # follows the value is ignored.
+        decoded, _ = _JSON.raw_decode(body)
         results = decoded.get("results") if isinstance(decoded, dict) else decoded
         entries = results if isinstance(results, list) else []
         objects = (entry for entry in entries if isinstance(entry, dict))
         answers = [one for entry in objects if (one := _item_answer(entry, redact)) is not None]
     except (ValueError, RecursionError):
         answers = []
-        may_be_cut = answer.is_cut and answer.body.lstrip()[:1] in b"[{"  # also an empty one
+        # Without a length, the end of the connection may be that of a process that was killed.
+        may_be_cut = body[:1] in "[{" and (answer.is_cut or '"status"' in body)  # also an empty one
     if len(answers) == len(entries) == count:
         return answers
     all_taken = all(one.verdict is Verdict.SUCCESS for one in answers)
     if answer.status != 207 and all_taken and not may_be_cut:
         return [answer] * count
-    text = redact(answer.body.decode("utf-8", "replace"))[:200]
+    text = redact(body)[:200]
     cut = ", its body was cut off" if answer.is_cut else ""
     detail = f"{answer.status} without a result for each of {count} records{cut}: {text!r}"
     return [Answer(Verdict.RETRYABLE, answer.status, detail)] * count

@@ -50,7 +50,10 @@ class HttpHandler:
         headers = settings.target_headers
         given = {name.lower() for name, _ in headers}
         lines = [("Host", target.host_port_subcomponent), *headers]
-        lines += [(name, text) for name, text in DEFAULTS if name.lower() not in given]
+        # A 2xx of a batch has the results of its records.
+        self._keep_bodies = settings.external_logger_batch_size > 1
+        defaults = (*DEFAULTS, ("Accept-Encoding", "identity")) if self._keep_bodies else DEFAULTS
+        lines += [(name, text) for name, text in defaults if name.lower() not in given]
         if token is not None:
             lines.append(("Authorization", f"Bearer {token.get_secret_value()}"))
         forwarding = self._proxy if target.scheme != "https" else None
@@ -61,8 +64,6 @@ class HttpHandler:
         )
         self._content_type = settings.external_logger_content_type
         self._signing_keys = settings.signing_keys
-        # A 2xx of a batch has the results of its records.
-        self._keep_bodies = settings.external_logger_batch_size > 1
         self._client: HttpClient | None = None
 
     def redact(self, text: str) -> str:
