@@ -333,8 +333,8 @@ def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> li
     The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
     list alone, with one entry for each record. Any other body of a 2xx means success for all, with
     these exceptions. It is a failed attempt for all if it is a 207, if its body was cut off and
-    may have been results, if it begins as JSON and has ``"status"`` but cannot be read, or if it
-    has a status that is not 2xx, but not one for each record.
+    may have been results, if it begins as JSON and has ``"results`` or ``"status`` but cannot be
+    read, or if it has a status that is not 2xx, but not one for each record.
 
     Secrets are removed from the texts only, not from the whole body: a secret such as ``2`` may
     occur in a status, too.
@@ -353,7 +353,8 @@ def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> li
     except (ValueError, RecursionError):
         answers = []
         # Without a length, the end of the connection may be that of a process that was killed.
-        may_be_cut = body[:1] in "[{" and (answer.is_cut or '"status"' in body)  # also an empty one
+        has_results = '"results' in body or '"status' in body
+        may_be_cut = body[:1] in "[{" and (answer.is_cut or has_results)  # also an empty one
     if len(answers) == len(entries) == count:
         return answers
     all_taken = all(one.verdict is Verdict.SUCCESS for one in answers)

@@ -19,12 +19,16 @@ from tests.support.sink import ScriptedSink
 CREDENTIALS = "Proxy-Authorization: Basic dXM6czNjcmV0"  # us:s3cret
 
 
+CONNECTED = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy\r\n\r\n"
+
+
 class ConnectingProxy:
     """A proxy that connects, or sends the test's refusal."""
 
-    def __init__(self, refusal: bytes = b"") -> None:
+    def __init__(self, refusal: bytes = b"", connected: bytes = CONNECTED) -> None:
         self.heads: list[str] = []
         self._refusal = refusal
+        self._connected = connected
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -57,7 +61,7 @@ class ConnectingProxy:
         there = await asyncio.open_connection(LOOPBACK, int(place.rpartition(":")[2]))
         self._writers.append(there[1])
         if method == "CONNECT":
-            writer.write(b"HTTP/1.1 200 Connection established\r\nVia: 1.1 proxy\r\n\r\n")
+            writer.write(self._connected)
         else:
             there[1].write(head.encode())
         for source, sink in ((reader, there[1]), (there[0], writer)):
@@ -72,14 +76,21 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
     sink.close()
 
 
-async def test_tls_goes_through_a_tunnel_to_the_logger_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "connected",
+    [CONNECTED, CONNECTED.replace(b"\r", b""), b"HTTP/1.1 102 Processing\r\n\r\n" + CONNECTED],
+    ids=["CRLF", "LF", "after 102"],
+)
+async def test_tls_goes_through_a_tunnel_to_the_logger_itself(
+    tmp_path: Path, connected: bytes
+) -> None:
     """The proxy gets host, port and its own credentials; it sees neither token nor event."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("logger.localhost").configure_cert(context)
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
-    proxy = ConnectingProxy()
+    proxy = ConnectingProxy(connected=connected)
     async with ScriptedSink(tls=context) as sink, proxy.running() as address:
         url = f"https://logger.localhost:{sink.port}/logs"
         async with client(
@@ -113,11 +124,12 @@ async def test_without_tls_the_proxy_is_asked_for_the_whole_url(sink: ScriptedSi
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "407 Proxy", Verdict.OUTAGE),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "403 Forbidden", Verdict.OUTAGE),
+        (b"HTTP/1.1 102 Processing\n\nHTTP/1.1 403 No\n\n", "403 No", Verdict.OUTAGE),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "502 Bad Gateway", Verdict.RETRYABLE),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "SSH-2.0", Verdict.RETRYABLE),
         (b"HTTP/1.1 200", "no answer to CONNECT", Verdict.RETRYABLE),
     ],
-    ids=["407", "403", "502", "no proxy", "half"],
+    ids=["407", "403", "102", "502", "no proxy", "half"],
 )
 async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     refusal: bytes, said: str, verdict: Verdict
@@ -131,4 +143,5 @@ async def test_a_proxy_that_does_not_connect_is_a_failed_connection(
     assert (answer.verdict, answer.failure) == (verdict, "connect")
     assert answer.status_class in ATTEMPT_RESULTS[verdict]
     assert said in answer.detail
+    assert f"logger.test:443 through proxy {address}" in answer.detail
     assert "s3cret" not in repr(answer)

@@ -498,6 +498,8 @@ async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
         (207, b'[{"status":200},{"status":"ok"}]', "retryable retryable"),
         (207, b'{"results":', "retryable retryable"),
         (200, b'{"results":[{"status":200},{"status":42', "retryable retryable"),
+        (200, b'{"results":[{"stat', "retryable retryable"),
+        (200, b'[{"status', "retryable retryable"),
         (200, b' \xef\xbb\xbf[{"status":200},', "retryable retryable"),
         (200, b'[{"status":200},{"status":422}]\n<!-- 3 ms -->', "success rejected"),
         (200, b"[OK] two orders", "success success"),

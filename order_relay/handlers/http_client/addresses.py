@@ -21,6 +21,8 @@ REFRESH_SECONDS = 1.0
 # RFC 8305: the delay before the next address is tried as well.
 HAPPY_EYEBALLS_SECONDS = 0.25
 MAX_HEAD_BYTES = 16 * 1024
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r]")
 
 
@@ -78,7 +80,10 @@ async def tunnel(
     request = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy.headers}\r\n"
     await loop.sock_sendall(sock, request.encode())
     head = b""
-    while b"\r\n\r\n" not in head:
+    while (end := _HEAD_END.search(head)) is None or head.startswith(_INTERIM):
+        if end is not None:
+            head = head[end.end() :]
+            continue
         data = await loop.sock_recv(sock, MAX_HEAD_BYTES)
         head += data
         if not data or len(head) > MAX_HEAD_BYTES:

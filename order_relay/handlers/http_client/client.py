@@ -73,6 +73,8 @@ class HttpClient:
         """
         self._host = host
         self._port = port
+        through = f" through proxy {proxy.host}:{proxy.port}" if proxy else ""
+        self._place = f"{host}:{port}{through}"
         self._timeout_seconds = timeout_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._tls = tls
@@ -200,7 +202,7 @@ class HttpClient:
                 connection = await self._open()
         except TimeoutError as error:
             limit = min(self._connect_timeout_seconds, self._timeout_seconds)
-            text = f"no connection within {limit:g} s"
+            text = f"no connection to {self._place} within {limit:g} s"
             if self._addresses.are_known:
                 raise ConnectionNotMade(text) from error
             # The resolver gives up later than we do.
@@ -208,9 +210,7 @@ class HttpClient:
             raise ConnectionNotMade(f"{text}: {cause}") from cause
         except OSError as error:
             text = str(error) or "closed during the TLS handshake"
-            raise ConnectionNotMade(
-                f"no connection to {self._host}:{self._port}: {text}"
-            ) from error
+            raise ConnectionNotMade(f"no connection to {self._place}: {text}") from error
         if connection.is_open:  # otherwise it was lost already
             self._connections.add(connection)
         if not self._sweeping:

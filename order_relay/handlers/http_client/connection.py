@@ -21,7 +21,7 @@ MAX_RESULTS_BYTES = 16 * 1024 * 1024
 # Maximum size of a status line, or of an interim answer with its headers.
 MAX_START_BYTES = 32 * 1024
 # Maximum interim answers (1xx). Some servers report progress with them; a faulty one never stops.
-MAX_INTERIM_ANSWERS = 20
+MAX_INTERIM_ANSWERS = 200
 # Once the status is there, the rest of the answer must arrive within this time. The body of a 2xx
 # that is wanted has until the deadline.
 REST_SECONDS = 1.0
