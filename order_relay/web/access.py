@@ -68,9 +68,14 @@ class Access:
         return {SIGNATURE_HEADER: f"{moment}:{self._signature(moment, path)}"}
 
     def is_signed(self, request: web.Request) -> bool:
-        """Return whether another worker with the same token sent this request just now."""
+        """Return whether another worker with the same token sent this request just now.
+
+        Without a token, whether it comes from this machine.
+        """
+        if self._token is None:
+            return _unless_local(request) is None
         moment, _, signature = request.headers.get(SIGNATURE_HEADER, "").partition(":")
-        if self._token is None or not (moment.isascii() and moment.isdigit() and len(moment) < 12):
+        if not (moment.isascii() and moment.isdigit() and len(moment) < 12):
             return False
         expected = self._signature(moment, request.path_qs)
         return (

@@ -422,6 +422,17 @@ async def test_another_worker_may_pause_by_its_signature_only(served: Served) ->
     assert time.time() - int(moment) < 60
 
 
+async def test_without_a_token_another_worker_on_this_machine_may_pause(served: Served) -> None:
+    """As a person there may; a page of another site may not."""
+    served.access._token = None
+    path = "/here/pause?consumer=order_logging"
+    for header in ({"Origin": "http://evil.test"}, {"X-Forwarded-For": "192.0.2.1"}):
+        assert (await served.ask(path, None, header))[0] == 403
+    assert served.paused == []
+    assert (await served.ask(path, None, served.access.sign(path)))[0] == 200
+    assert served.paused == [True]
+
+
 async def test_a_paused_consumer_has_no_probes(served: Served) -> None:
     """The answer says that nothing is sent until the consumer is resumed."""
     body = {"consumer": "order_logging", "dry_run": False, "actor": "Ada"}

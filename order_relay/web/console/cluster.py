@@ -304,6 +304,8 @@ class Cluster:
             async with self._connected().post(
                 URL(url).join(URL(path)), headers=self._sign(path), allow_redirects=False
             ) as response:
+                if response.status == 403:
+                    return "it refused: all workers need the same API_TOKEN"
                 return "" if response.status == 200 else f"status {response.status}"
         except Exception as error:  # noqa: BLE001 - any error means that it was not told
             return str(error) or type(error).__name__
