@@ -620,10 +620,10 @@ class TargetHealth:
     def state(self, *, throttles: bool) -> tuple[TargetState, float]:
         """Return the target's state, and for how many seconds it has been seen in it."""
         now = self._clock()
-        if not self.breaker.closed:
-            state = TargetState.REFUSES_US if self._refused_us else TargetState.DOWN
-        elif self._failed_locally:
+        if self._failed_locally:
             state = TargetState.DOWN  # as seen from here
+        elif not self.breaker.closed:
+            state = TargetState.REFUSES_US if self._refused_us else TargetState.DOWN
         elif throttles:
             state = TargetState.THROTTLES
         elif self.share_failed:

@@ -107,7 +107,9 @@ def check_url(value: str) -> None:
     """Check an http:// or https:// URL without credentials."""
     url = _http_url(value)
     if url is None:
-        raise ValueError("must be an http:// or https:// URL with a host")
+        raise ValueError(
+            "must be an http:// or https:// URL with a host, no spaces and a valid port"
+        )
     if url.user is not None or url.password is not None:
         raise ValueError("must hold no user or password: there are settings for secrets")
 
@@ -302,7 +304,7 @@ def _is_address(text: str) -> bool:
 def _http_url(value: str) -> URL | None:
     try:
         url = URL(value)
-        usable = url.scheme in ("http", "https") and url.host
+        usable = url.scheme in ("http", "https") and url.host and url.port
     except ValueError:
         return None
     return url if usable and not re.search(r"\s", value) else None

@@ -19,6 +19,7 @@ from order_relay.delivery.target_health import (
 from tests.support.fakes import StandingClock, answer
 
 DOWN = answer(500, "down")
+LACK = Answer(Verdict.LOCAL, detail="no name server")
 ME = "me"
 # First attempts: second, whether it failed, and key.
 HISTORY = st.lists(
@@ -304,12 +305,14 @@ def test_the_states_and_since_when() -> None:
     ticket = health.breaker.begin_probe(never_sent=False)
     health.failed("a", answer(401), ticket, first=False)
     assert health.state(throttles=False)[0] is TargetState.REFUSES_US
+    health.failed_locally(LACK, health.breaker.begin_probe(never_sent=False))
+    assert health.state(throttles=False)[0] is TargetState.DOWN, "no longer for its refusal"
     health.throttled(answer(429), health.breaker.begin_probe(never_sent=False))
     assert health.breaker.closed, "it is there"
     assert health.state(throttles=True)[0] is TargetState.THROTTLES
     clock.now += 61.0
     assert health.state(throttles=False) == (TargetState.WORKS, 0.0)
-    health.failed_locally(Answer(Verdict.LOCAL, detail="no name server"), NO_PROBE)
+    health.failed_locally(LACK, NO_PROBE)
     assert health.state(throttles=False) == (TargetState.DOWN, 0.0), "as far as we can tell"
     health.succeeded("a", first=True)
     assert health.state(throttles=False) == (TargetState.WORKS, 0.0)
