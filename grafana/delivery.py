@@ -438,7 +438,7 @@ def _given_up(board: Dashboard) -> Dashboard:
             line(
                 "Open dead letters, by reason",
                 "Letters in the topic that were neither redriven nor discarded, and those that "
-                "left the topic open: retention or a purge took them.",
+                "left the topic open: deleted by retention, by a purge or with it.",
                 Query(
                     largest(relay("dead_letters_open"), "consumer", "reason"),
                     "{{consumer}} {{reason}}",

@@ -123,9 +123,11 @@ class LetterIndex:
             'DELETE FROM letters WHERE partition = ? AND "offset" < ?', (partition, offset)
         ).rowcount
 
-    def clear(self, partition: int) -> None:
-        """Remove all letters of a partition."""
-        self._database.execute("DELETE FROM letters WHERE partition = ?", (partition,))
+    def clear(self, partition: int) -> int:
+        """Remove all letters of a partition, and return how many there were."""
+        return self._database.execute(
+            "DELETE FROM letters WHERE partition = ?", (partition,)
+        ).rowcount
 
     def by_reason(self) -> list[tuple[str, int, float | None]]:
         """Return each reason with the number of its open letters and the time of the oldest."""

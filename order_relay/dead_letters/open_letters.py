@@ -166,7 +166,8 @@ class OpenLetters:
     ) -> None:
         before = self._extents.get(partition)
         if before is not None and (extent.low < before.low or extent.end < before.end):
-            await self.ask(lambda index: index.clear(partition))  # the topic was made anew
+            # The topic was made anew: the letters of the old one are gone with it.
+            self._tell_deleted(partition, await self.ask(lambda index: index.clear(partition)))
             self._known_commits.pop(partition, None)
             before = None
         redriven = Redriven(commit, end=extent.end)
@@ -175,16 +176,7 @@ class OpenLetters:
             self._known_commits[partition] = commit
         if before is not None and extent.low > before.low:
             deleted = await self.ask(lambda index: index.remove_below(partition, extent.low))
-            if deleted:
-                self._on_deleted(deleted)
-                logger.error(
-                    LogLine(
-                        "Open dead letters were deleted from their topic",
-                        topic=self._topic,
-                        partition=partition,
-                        letters=deleted,
-                    )
-                )
+            self._tell_deleted(partition, deleted)
         start = max(extent.low, redriven.below, before.end if before is not None else 0)
         batch: list[Letter] = []
         began = time.monotonic()
@@ -198,6 +190,18 @@ class OpenLetters:
                 began = time.monotonic()
         await self._add(batch)
         self._extents[partition] = extent
+
+    def _tell_deleted(self, partition: int, letters: int) -> None:
+        if letters:
+            self._on_deleted(letters)
+            logger.error(
+                LogLine(
+                    "Open dead letters were deleted from their topic",
+                    topic=self._topic,
+                    partition=partition,
+                    letters=letters,
+                )
+            )
 
     async def _add(self, letters: list[Letter]) -> None:
         if letters:

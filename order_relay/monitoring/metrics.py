@@ -103,7 +103,8 @@ COUNTERS: dict[tuple[str, ...], dict[str, str]] = {
         "dead_letters_saved": "Dead letters that Kafka refused and the fallback table keeps.",
         "deleted_records": "Records that Kafka deleted before they were delivered: they are lost.",
         "dead_letters_auto_redriven": "Dead letters that DLQ_AUTO_REDRIVE redrove.",
-        "dead_letters_open_deleted": "Open dead letters deleted by retention or a purge.",
+        "dead_letters_open_deleted": "Open dead letters deleted by retention, by a purge "
+        "or with their topic.",
     },
     (CONSUMER, "reason"): {
         "dead_letters": "Records that became dead letters, also saved ones.",

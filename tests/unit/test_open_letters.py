@@ -296,6 +296,40 @@ async def test_a_topic_made_anew_is_read_anew() -> None:
     assert watch.figures == OpenFigures({"tombstone": 1}, MOMENT.timestamp())
 
 
+async def test_open_letters_of_a_topic_that_was_deleted_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If someone deletes the topic and makes it anew, its open letters are lost: told as such."""
+    topic = Topic(*map(letter, range(4)))
+    watch = await topic.looked_at()
+    topic.redrive(0)
+    await watch.refresh(topic)
+    topic.commit = None  # Kafka deletes it with the topic
+    topic.letters_there = [letter(0, reason="tombstone")]
+    await watch.refresh(topic)
+    await watch.refresh(topic)
+    assert topic.deleted == 3
+    (line,) = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert line.startswith("Open dead letters were deleted from their topic")
+    assert "letters=3" in line
+    assert watch.figures == OpenFigures({"tombstone": 1}, MOMENT.timestamp())
+
+
+async def test_a_topic_made_anew_without_open_letters_is_no_loss(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When all letters were redriven, the topic may go: no ERROR line, no count."""
+    topic = Topic(*map(letter, range(4)))
+    watch = await topic.looked_at()
+    topic.redrive(0, 1, 2, 3)
+    await watch.refresh(topic)
+    topic.commit = None
+    topic.letters_there = []
+    await watch.refresh(topic)
+    assert topic.deleted == 0
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
 async def test_while_kafka_does_not_answer_nothing_is_known() -> None:
     """Without an answer the counts are unknown, not zero; they return with an answer."""
     topic = Topic(letter(0))
