@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import click
@@ -109,6 +109,7 @@ class _Reading:
         until: Where it ends; None: now.
         ledger: Counts the records.
         deleted_before: Kafka has no records from before this time; None: it has.
+        emptied: The partitions of which Kafka has deleted all records.
         table_begins_ms: Entries of records that were finished before this time may be gone,
             milliseconds since the epoch.
         unsaved: Events that wait in the fallback table, or why their number is not known.
@@ -119,6 +120,7 @@ class _Reading:
     until: datetime | None
     ledger: Ledger
     deleted_before: datetime | None = None
+    emptied: list[int] = field(default_factory=list)
     table_begins_ms: float = 0
     unsaved: int | str = 0
 
@@ -207,7 +209,10 @@ class _Reading:
             if self.until is not None:
                 end = await _offset_at(source, partition, extent, self.until.timestamp() * 1000)
             found[partition] = Extent(start, max(start, end))
-            if start == extent.low > 0:
+            if extent.end == extent.low > 0:
+                # No record is left whose time says from when on they are kept.
+                self.emptied.append(partition)
+            elif start == extent.low > 0:
                 # Kafka may have deleted records of the range.
                 oldest_ms = await _oldest_ms(source, partition, extent)
                 oldest = datetime.fromtimestamp(oldest_ms / 1000, UTC)
@@ -260,6 +265,10 @@ class _Reading:
         if self.deleted_before is not None and self.deleted_before > self.since:
             found.append(f"Kafka keeps records from {iso_time(self.deleted_before)} on: earlier "
                          "ones of the range cannot be seen")  # fmt: skip
+        if self.emptied:
+            names = ", ".join(map(str, self.emptied))
+            found.append(f"Kafka has deleted all records of partition {names} from before now: "
+                         "those of the range, if there were any, cannot be seen")  # fmt: skip
         if isinstance(self.unsaved, str):
             found.append(
                 f"The fallback table was not read, saved records are missing: {self.unsaved}"

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from tests.kafka.administration import Administration
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
+from tests.support.dead_letter_commands import relay_on
 from tests.support.kafka_cluster import RealKafka
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order, order_value, orders
@@ -194,6 +195,35 @@ async def test_headers_with_names_of_any_bytes_delay_nothing(
         await scene.until_accepted(2 + len(backlog))
         await scene.until_all_committed()
         assert {order_value(50_001), order_value(50_002)} <= set(scene.sink.accepted_bodies)
+
+
+async def test_an_audit_tells_that_kafka_has_deleted_all_records(
+    kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """An empty partition has no oldest record that would tell how far back one can see."""
+    topic = unique("order-paid")
+    stage = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), False)
+    for name in (stage.topic, stage.dlq_topic):
+        await asyncio.to_thread(kafka.create_topic, name, 3)
+    commands = relay_on(stage, tmp_path, deliveries_store="off")
+
+    async def remarks() -> str:
+        ended = await commands("audit", "--json")
+        return "\n".join(ended.objects[-1]["remarks"])
+
+    assert "deleted" not in await remarks()  # none was ever there
+    await stage.publish([order(n, partition=n % 3) for n in range(12)])
+    for partition in (0, 2):
+        await Administration(stage).delete_records(topic, partition, before=4)
+    await Administration(stage).delete_records(topic, 1, before=2)
+    some = await remarks()
+    assert "Kafka has deleted all records of partition 0, 2 from before now" in some
+    assert "Kafka keeps records from" in some
+    await Administration(stage).delete_records(topic, 1, before=4)
+    assert "of partition 0, 1, 2 from before now" in await remarks()
+    ended = await commands("audit")
+    assert "The ledger closes" in ended.out
+    assert "of partition 0, 1, 2 from before now" in " ".join(ended.err.split())
 
 
 async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
