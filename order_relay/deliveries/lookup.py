@@ -30,6 +30,8 @@ ASK_SECONDS = 3.0
 CHECK_SECONDS = 2.0
 # A field of the answer: so many records of the order's partition are not read yet.
 UNREAD = "unread"
+# A field of the answer: the worker's table was full, and has forgotten entries early.
+TABLE_FULL = "table_full"
 # An entry has about a thousand bytes.
 MAX_ANSWER_BYTES = 64 * 1024
 
@@ -101,9 +103,10 @@ class OrderLookup:
         owners = dict(self.owners())
         # Why the order may exist, though it is not found.
         reasons = self._reasons_here(owners, view)
+        full = [self.own_url] if self.deliveries.full else []
         unread = await self._unread_here(order_id, owners, reasons)
         if not here_only:
-            answer = await self._ask_others(order_id, owners, reasons)
+            answer = await self._ask_others(order_id, owners, reasons, full)
             if answer is not None and answer.status == 200:
                 return answer
             unread = unread or answer
@@ -119,7 +122,12 @@ class OrderLookup:
             f"order {order_id} is not known: no record of it is in hand or saved, and none was "
             f"finished in the last {self.retention_hours:g} hours"
         )
-        return Answer(404, {"error": text})
+        if full:
+            text += (
+                f"; but the table of {', '.join(full)} was full, and forgot the oldest orders "
+                "early (DELIVERIES_MAX_ENTRIES)"
+            )
+        return Answer(404, {"error": text} | ({TABLE_FULL: True} if full else {}))
 
     async def close(self) -> None:
         """Close connections. May be called twice."""
@@ -204,9 +212,9 @@ class OrderLookup:
     # --- elsewhere ------------------------------------------------------------------------------
 
     async def _ask_others(
-        self, order_id: str, owners: Mapping[int, str], reasons: list[str]
+        self, order_id: str, owners: Mapping[int, str], reasons: list[str], full: list[str]
     ) -> Answer | None:
-        """Return an answer with the order, else one with unread records; adds to ``reasons``."""
+        """Return an answer with the order, else one with unread; adds to ``reasons``, ``full``."""
         likely = owners.get(self._likely_partition(order_id, owners), "")
         others = set(owners.values()) - {self.own_url}
         unread = None
@@ -222,6 +230,8 @@ class OrderLookup:
                 elif answer.status != 404:
                     problem = f"status {answer.status}, {answer.body.get('error', 'no reason')}"
                     reasons.append(f"worker {url} does not say: {problem}")
+                elif TABLE_FULL in answer.body:
+                    full.append(url)
         return unread
 
     async def _reasons_elsewhere(self, owners: Mapping[int, str]) -> list[str]:

@@ -50,6 +50,7 @@ class DeliveriesTable:
     Attributes:
         ready: Whether records can be finished now; if not, await ``until_ready``.
         partitions: The partitions of the latest assignment.
+        full: Whether it has forgotten entries before the end of their retention.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class DeliveriesTable:
         self._wall_clock = wall_clock
         self._stores: dict[int, Store] = {}
         self._changelog_partitions = 0
-        self._recovered = self._full = False
+        self._recovered = self.full = False
         self._settled = asyncio.Event()  # ready, or the partitions are revoked
         self._reading: asyncio.Task[None] | None = None
         self._taking_over = asyncio.Lock()  # held until a cancelled reading has ended
@@ -326,8 +327,8 @@ class DeliveriesTable:
         """
         if self._max_entries is None or (excess := self.entries - self._max_entries) <= 0:
             return
-        if not self._full:
-            self._full = True
+        if not self.full:
+            self.full = True
             logger.warning(
                 LogLine(
                     "Table deliveries: full, the oldest orders are forgotten early",

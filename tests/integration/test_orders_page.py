@@ -41,7 +41,7 @@ class Worker:
     """
 
     def __init__(self, *, table: bool = True) -> None:
-        self.bench = TableBench()
+        self.bench = TableBench(max_entries=3)
         self.owners: dict[int, str] = {}
         self.partitions = 3
         self.rows = MemoryFallbackStore()
@@ -148,6 +148,21 @@ async def test_unknown_to_all_is_404(workers: list[Worker]) -> None:
     status, body = await workers[0].get(77)
     assert (status, list(body)) == (404, ["error"])
     assert [worker.asked for worker in workers] == [1, 1, 1]
+
+
+async def test_a_table_that_forgets_orders_early_is_named(workers: list[Worker]) -> None:
+    """An unknown order may have been finished within the retention: its table was full."""
+    for order_id in (61, 64, 67, 70):
+        workers[1].bench.finish(order_id, partition=1)
+    assert await workers[1].bench.deliveries.sweep() == 2  # 31 is of 1970
+    for worker in workers:
+        status, body = await worker.get(61)
+        assert status == 404
+        assert (
+            f"the table of {workers[1].url} was full, and forgot the oldest orders early "
+            "(DELIVERIES_MAX_ENTRIES)" in str(body["error"])
+        )
+        assert (await worker.get(64))[0] == 200
 
 
 async def test_a_worker_that_does_not_answer_is_503(workers: list[Worker]) -> None:
