@@ -163,7 +163,7 @@ class Pace:
         burst = max(1.0, rate * BURST_SECONDS)
         self._tokens = min(self._tokens + max(now - self._tokens_at, 0.0) * rate, burst)
         self._tokens_at = max(now, self._tokens_at)
-        return 0.0 if self._tokens >= 1.0 - 1e-9 else (1.0 - self._tokens) / rate
+        return 0.0 if self._tokens >= 1.0 - 1e-6 else (1.0 - self._tokens) / rate
 
     def sent(self) -> None:
         """Count an attempt that ``wait_seconds`` allowed."""
