@@ -422,7 +422,9 @@ class TargetHealth:
         self._first_attempts = FirstAttempts()
         self._successes = _LatestByKey()
         self._failures = _LatestByKey()
-        self._doubts: list[_Doubt] = []
+        # First attempts that ended, also those of records that are still in doubt.
+        self._ended = self._ended_in_failure = 0
+        self._doubts: set[_Doubt] = set()
         self._refused_us = self._failed_locally = False
         # When the latest of the attempts that succeeded was sent.
         self._worked_at = float("-inf")
@@ -451,8 +453,9 @@ class TargetHealth:
         self._successes.add(key, now)
         if first:
             self._first_attempts.add(key, False, now)
+            self._ended += 1
             if self._doubts:
-                self._tell_doubts(key, sent_at, worked=True)
+                self._decide(sent_at, worked=True)
         self.breaker.succeeded(now)
 
     def rejected(self, key: Hashable, answer: Answer, *, first: bool) -> None:
@@ -469,7 +472,7 @@ class TargetHealth:
         self._note(answer)
         self._failures.add(key, self._clock())
         if first and not answer.batch_index:
-            self._tell_doubts(key, sent_at, worked=False)
+            self._first_failed(sent_at)
 
     def failed(
         self,
@@ -493,8 +496,8 @@ class TargetHealth:
             return
         if first:
             self._first_attempts.add(key, failed=True, now=now, sent_at=sent_at)
-            if answer.verdict is not Verdict.GONE:
-                self._tell_doubts(key, sent_at, worked=False)
+            if answer.verdict is not Verdict.GONE:  # which ``gone`` has counted
+                self._first_failed(sent_at)
         if ticket or sent_at > self._worked_at:
             self.breaker.failed(ticket, first=first)
 
@@ -576,30 +579,37 @@ class TargetHealth:
             sent_at: When the attempt was sent, by the injected clock.
 
         Yields:
-            Whether the answer is about this key alone: ``works_for_other_keys``, no outage began
-            meanwhile, and of the first attempts of other keys that were sent after this one the
-            first did not fail, nor did many.
+            Whether the answer is about this key alone: ``works_for_other_keys``; and meanwhile no
+            outage began, few first attempts ended in failure, and so did not the first one of
+            those that were sent after this attempt.
         """
-        doubt, outages = _Doubt(key, sent_at), self.breaker.outages
-        self._doubts.append(doubt)
-        try:
-            yield (
-                lambda: (
-                    not doubt.next_failed
-                    and doubt.failures <= doubt.attempts * MAX_SHARE_FAILED_FOR_GONE
-                    and outages == self.breaker.outages
-                    and self.works_for_other_keys(key)
-                )
-            )
-        finally:
-            self._doubts.remove(doubt)
+        doubt, outages = _Doubt(sent_at), self.breaker.outages
+        ended, failed = self._ended, self._ended_in_failure
 
-    def _tell_doubts(self, key: Hashable, sent_at: float, *, worked: bool) -> None:
-        for doubt in self._doubts:
-            if key != doubt.key and sent_at >= doubt.sent_at:
-                doubt.next_failed = doubt.next_failed or not (worked or doubt.attempts)
-                doubt.attempts += 1
-                doubt.failures += not worked
+        def is_alone() -> bool:
+            allowed = (self._ended - ended) * MAX_SHARE_FAILED_FOR_GONE
+            return (
+                doubt.next_worked
+                and self._ended_in_failure - failed <= allowed
+                and outages == self.breaker.outages
+                and self.works_for_other_keys(key)
+            )
+
+        self._doubts.add(doubt)
+        try:
+            yield is_alone
+        finally:
+            self._doubts.discard(doubt)
+
+    def _first_failed(self, sent_at: float) -> None:
+        self._ended += 1
+        self._ended_in_failure += 1
+        self._decide(sent_at, worked=False)
+
+    def _decide(self, sent_at: float, *, worked: bool) -> None:
+        for doubt in [one for one in self._doubts if one.sent_at <= sent_at]:
+            doubt.next_worked = worked
+            self._doubts.remove(doubt)
 
     def fails_for_others(self, key: Hashable) -> bool:
         """Whether first attempts of other keys failed in the last minute, too."""
@@ -641,21 +651,15 @@ class TargetHealth:
 
 @dataclass(slots=True, eq=False)
 class _Doubt:
-    """A record with a 404, until it is known whether other keys get the same.
+    """A record with a 404, until the first attempt of another one that was sent later has ended.
 
     Attributes:
-        key: Its key.
-        sent_at: When the attempt was sent.
-        attempts: First attempts of other keys that were sent after it and have ended.
-        failures: How many of them failed.
-        next_failed: Whether the first of them to end did.
+        sent_at: When its attempt was sent.
+        next_worked: Whether the other attempt succeeded, as far as it is known.
     """
 
-    key: Hashable
     sent_at: float
-    attempts: int = 0
-    failures: int = 0
-    next_failed: bool = False
+    next_worked: bool = True
 
 
 class _LatestByKey:
