@@ -18,12 +18,14 @@ from order_relay.errors import (
     AccessTokenUnavailable,
     InvalidDatabaseUrl,
     InvalidSettings,
+    KafkaUnavailable,
     RelayError,
 )
 from order_relay.fallback.sql.migrate import try_migration
 from order_relay.fallback.store import RowFilter
 from order_relay.fallback.table import FallbackTable
 from order_relay.handlers.http import HttpHandler
+from order_relay.kafka.availability import check_availability
 from order_relay.kafka.topics import Topics
 from order_relay.model.consumer import HttpPost
 from order_relay.settings import Settings, load_settings
@@ -141,6 +143,21 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
             missing = {right: rights[right] for right in rights.keys() - allowed[name]}
             text = "; ".join(map(_no_right, sorted(missing))) or "its rights are there"
             yield Finding(_worst(missing.values()), f"group {name}", text)
+    # A client that asks for a missing topic may create it.
+    existing = [one for one in consumers if one.settings.order_paid_topic in cluster.topics]
+    for finding in await asyncio.gather(*map(_availability, existing)):
+        if finding is not None:
+            yield finding
+
+
+async def _availability(consumer: ConfiguredConsumer) -> Finding | None:
+    settings = consumer.settings
+    try:
+        await check_availability(settings, settings.consumer_group_id, settings.order_paid_topic)
+    except KafkaUnavailable as error:
+        text = f"it does not work for {consumer.name}: {error.reason}"
+        return Finding(Result.FAIL, "kafka", text)
+    return None
 
 
 def _rights(settings: Settings) -> Iterator[tuple[str, Rights]]:

@@ -16,6 +16,7 @@ from aiokafka.errors import (
     KafkaError,
     SaslAuthenticationFailed,
 )
+from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
@@ -59,6 +60,28 @@ async def diagnose_connection(settings: Settings, timeout_seconds: float) -> str
     except TimeoutError:
         pass
     return ""
+
+
+async def broker_answers(settings: Settings, host: str, port: int, timeout_seconds: float) -> bool:
+    """Return whether a broker answers; a refusal is an answer."""
+    connection = AIOKafkaConnection(
+        host,
+        port,
+        client_id=settings.consumer_group_id,
+        request_timeout_ms=int(timeout_seconds * 1000),
+        **credentials_to_aiokafka_auth(faust_credentials(settings)),
+    )
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await connection.connect()
+            await connection.send(ApiVersionRequest())
+    except (SaslAuthenticationFailed, IllegalSaslStateError, ssl.SSLError):
+        return True
+    except (OSError, KafkaError):  # TimeoutError is an OSError
+        return False
+    finally:
+        await _close(connection)
+    return True
 
 
 async def _close(connection: AIOKafkaConnection) -> None:

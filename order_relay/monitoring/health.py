@@ -44,7 +44,7 @@ class Health:
         intake_stall_seconds: The same for the intake.
         assigned_partitions: The number of partitions that this worker owns.
         unfinished: Records of these partitions from the first unfinished one on, as last measured.
-        kafka_seen_at: When Kafka last answered the producer, on the injected clock.
+        kafka_seen_at: When Kafka last answered clients other than the consumer's.
     """
 
     def __init__(

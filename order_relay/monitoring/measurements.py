@@ -61,10 +61,14 @@ async def watch_lag(
     metrics: ConsumerMetrics,
     health: Health,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    check_brokers: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Measure lag, and pass the state of Kafka and the intake to health, until cancelled.
 
-    While no broker answers, the number of partitions stays: they still exist.
+    While no broker answers, the number of partitions stays: they still exist. Any broker tells it,
+    also one without a quorum. So Kafka answers only after ``check_brokers`` if the last round
+    found something wrong, or this one does.
 
     Args:
         reader: The consumer. Requests to Kafka may hang or raise.
@@ -73,14 +77,22 @@ async def watch_lag(
         metrics: Shows the lag and the number of partitions.
         health: The consumer's health.
         clock: Monotonic seconds, the same as that of ``health``.
+        check_brokers: Asks the brokers that this worker needs, not with the consumer's client;
+            raises ``KafkaUnavailable`` unless they answer.
     """
     seen: dict[TP, Seen] = {}
+    doubted = True
 
     async def measure() -> None:
+        nonlocal doubted
         try:
             fault, consumer_answered = await _check_intake(reader)
             try:
                 count = await count_partitions()
+                if fault is not None or doubted:
+                    doubted = True
+                    if check_brokers is not None:
+                        await check_brokers()
             except BaseException:
                 health.note_intake(None)  # without Kafka the intake has nothing to do
                 raise
@@ -88,7 +100,9 @@ async def watch_lag(
             health.kafka_seen_at = clock()
             health.note_intake(fault, consumer_answered=consumer_answered)
             await _measure_lag(reader, metrics, health, seen, clock)
+            doubted = fault is not None
         except Exception:
+            doubted = True
             health.unfinished = 0
             raise
 

@@ -31,6 +31,7 @@ from order_relay.delivery.target_health import TargetState
 from order_relay.fallback.dead_letters import DeadLetters
 from order_relay.handlers.function import FunctionHandler
 from order_relay.handlers.http import HttpHandler
+from order_relay.kafka.availability import check_availability
 from order_relay.kafka.consumer import partition_of
 from order_relay.kafka.producer import KafkaProducer
 from order_relay.kafka.topics import Topics
@@ -275,7 +276,13 @@ class ConsumerRuntime:
         retention = partial(self._topics.retention_seconds, topic)
         partitions = partial(self._producer.partition_count, topic)
         self._watch(
-            watch_lag(self._reader, partitions, self.metrics, self.health),
+            watch_lag(
+                self._reader,
+                partitions,
+                self.metrics,
+                self.health,
+                check_brokers=self.check_brokers,
+            ),
             end_at_standstill(self.health, end),
             watch_retention(self._reader, retention, self.metrics),
             self.open_letters.run(),
@@ -285,6 +292,18 @@ class ConsumerRuntime:
         if self.deliveries is not None:
             self._watch(self.deliveries.sweep_regularly())
         await self.app.maybe_start()
+
+    async def check_brokers(self) -> None:
+        """Check that Kafka works for this worker; the consumer's own client may be what hangs.
+
+        Asks the brokers for the worker's partitions; without partitions, for all of the topic.
+
+        Raises:
+            KafkaUnavailable: A broker that the worker needs does not answer.
+        """
+        topic = self.settings.order_paid_topic
+        own = {tp.partition for tp in self._reader.committed_offsets() if tp.topic == topic}
+        await check_availability(self.settings, self.settings.consumer_group_id, topic, own)
 
     async def drain(self, grace_seconds: float) -> None:
         """Stop the intake, and give attempts under way ``grace_seconds`` to end.

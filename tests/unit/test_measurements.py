@@ -48,6 +48,13 @@ class FakeKafka:
         self.group_hangs = False
         self.answers_consumer: bool | Exception | None = True
         self.stands_still: str | None = None
+        self.has_quorum = True
+        self.checks = 0
+
+    async def check_brokers(self) -> None:
+        self.checks += 1
+        if not self.has_quorum:
+            raise KafkaUnavailable("a:1", "no answer from the coordinator of orders")
 
     async def check_group(self) -> None:
         self.rounds += 1
@@ -117,6 +124,7 @@ class Watched:
                 self.metrics,
                 self.health,
                 clock,
+                check_brokers=self.kafka.check_brokers,
             )
         )
 
@@ -261,6 +269,44 @@ async def test_health_hears_of_an_intake_that_stands_still() -> None:
     await asyncio.sleep(LAG_INTERVAL_SECONDS)
 
     assert "intake" not in watched.health.live().reasons
+
+
+@pytest.mark.parametrize("sign", ["intake", "consumer", "lag"])
+@virtual_time
+async def test_one_broker_without_a_quorum_is_an_outage(sign: str) -> None:
+    """It tells the number of partitions. What stands still now and then is no worker's fault."""
+    watched = Watched({ONE: 0}, {ONE: 5})
+    watched.health.assigned_partitions = 1
+    ended: list[Exception] = []
+
+    async def end(fault: Exception) -> None:
+        ended.append(fault)
+
+    ending = asyncio.create_task(end_at_standstill(watched.health, end))
+    await watched.another_round()
+    await watched.another_round()
+    assert (watched.health.ready().ok, watched.kafka.checks) == (True, 1)
+
+    watched.kafka.has_quorum = False
+    kafka = watched.kafka
+    for passed in range(0, 2 * int(INTAKE_STALL_SECONDS), 20):
+        kafka.stands_still = "no answer to a fetch of orders-0" if sign == "intake" else None
+        kafka.answers_consumer = sign != "consumer"
+        kafka.hangs = sign == "lag"
+        await asyncio.sleep(17)
+        assert watched.health.ready().ok == (passed < 20)
+        kafka.stands_still, kafka.answers_consumer, kafka.hangs = None, True, False
+        await asyncio.sleep(3)
+    assert not watched.health.kafka_answers()
+    assert not ended
+
+    kafka.has_quorum = True
+    await asyncio.sleep(2 * LAG_INTERVAL_SECONDS)
+    assert watched.health.ready().ok
+    kafka.stands_still = "flow is suspended"
+    await asyncio.sleep(INTAKE_STALL_SECONDS + 10)
+    assert len(ended) == 1
+    ending.cancel()
 
 
 @pytest.mark.parametrize("answer", [False, None, RuntimeError("closed")])
