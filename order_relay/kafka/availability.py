@@ -43,7 +43,9 @@ async def check_availability(
     Raises:
         KafkaUnavailable: One of them did not answer in time.
     """
-    consumer = group_consumer(settings, group_id)
+    # Requests end before the check: aiokafka would forget a connection in the middle of its start.
+    request_timeout_ms = int(CHECK_SECONDS * 1000 / 4)
+    consumer = group_consumer(settings, group_id, request_timeout_ms=request_timeout_ms)
     try:
         with translated(settings, group_id, topic):
             async with asyncio.timeout(CHECK_SECONDS):
@@ -92,3 +94,5 @@ async def _stop(consumer: Any) -> None:
     for one in late:
         one.cancel()
     await asyncio.gather(stopping, return_exceptions=True)
+    for connection in list(consumer._client._conns.values()):  # none unless it was late
+        connection.close()
