@@ -1,8 +1,8 @@
 """Checks whether Kafka works for a consumer: whether the brokers that it needs answer.
 
-Metadata does not tell: a broker without a quorum answers with what it last knew, also where it is
-the leader and the coordinator itself. With a quorum, a dead broker is no leader, no coordinator and
-no in-sync replica after some seconds.
+Metadata does not tell: a broker without a quorum answers with what it last knew, also for the
+partitions and groups that it leads. With a quorum, a broker that dies stops being a leader, a
+coordinator and an in-sync replica within seconds.
 
 The requests come from aiokafka. librdkafka's (2.16.0) for a group's commits ends the process if the
 coordinator goes and comes back meanwhile: ``rd_kafka_enq_once_del_source_return: Assertion

@@ -58,7 +58,7 @@ async def test_no_broker_and_a_frozen_one(fragile: EmbeddedKafka) -> None:
 
 
 async def test_a_refusal_is_an_answer(fragile: EmbeddedKafka) -> None:
-    """A missing right is no outage. Nor is a topic that does not exist."""
+    """Without the right to read the group, Kafka answers nevertheless."""
     stage = fragile.stage()
     fragile.refuse(GROUP_AUTHORIZATION_FAILED, 1, OFFSET_FETCH)
     assert await answers(stage)

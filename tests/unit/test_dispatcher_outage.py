@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from order_relay.delivery.answer import Answer, RetryPolicy
+from order_relay.delivery.dead_letters import DeadLetter
 from order_relay.delivery.target_health import BreakerState
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
@@ -112,6 +113,16 @@ async def test_an_outage_spends_no_attempts() -> None:
     assert letter.attempts == len(bench.target.times(one)) - in_outage + 1  # the very first one
 
 
+async def the_letter_among_good_orders(bench: Bench, first: int) -> DeadLetter:
+    """Deliver 40 good orders, one a second from this offset on; return the only dead letter."""
+    for offset in range(first, first + 40):
+        await bench.submit(record(offset, f"good-{offset}"))
+        await asyncio.sleep(1)
+    await bench.until_finished(first + 40)
+    (letter,) = bench.dead_letters.letters
+    return letter
+
+
 @virtual_time
 async def test_an_attempt_during_which_an_outage_was_does_not_count() -> None:
     """It hangs from before an outage to after it: the record has an attempt more."""
@@ -123,11 +134,7 @@ async def test_an_attempt_during_which_an_outage_was_does_not_count() -> None:
     await bench.submit(*down)
     await asyncio.sleep(0.1)
     assert bench.dispatcher.breaker.state is BreakerState.OPEN
-    for offset in range(3, 43):
-        await bench.submit(record(offset, f"good-{offset}"))
-        await asyncio.sleep(1)
-    await bench.until_finished(43)
-    (letter,) = bench.dead_letters.letters
+    letter = await the_letter_among_good_orders(bench, first=3)
     assert (letter.record, letter.attempts) == (hangs, 4)
     assert len(bench.target.times(hangs)) == 5
 
@@ -141,11 +148,7 @@ async def test_a_probe_does_not_count_after_the_outage() -> None:
     await bench.submit(other, hangs)
     await asyncio.sleep(1.1)
     assert bench.dispatcher.breaker.state is BreakerState.HALF_OPEN
-    for offset in range(2, 42):
-        await bench.submit(record(offset, f"good-{offset}"))
-        await asyncio.sleep(1)
-    await bench.until_finished(42)
-    (letter,) = bench.dead_letters.letters
+    letter = await the_letter_among_good_orders(bench, first=2)
     assert (letter.record, letter.attempts) == (hangs, 4)
     # The first attempt does not count, either: it opened the breaker.
     assert len(bench.target.times(hangs)) == 6

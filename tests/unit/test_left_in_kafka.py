@@ -80,7 +80,7 @@ def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: Moves) -> N
 def test_a_later_record_of_a_full_lane_does_not_end_the_reading(
     left: LeftInKafka, moves: Moves
 ) -> None:
-    """Only its first record shows that there is no room, and it is still to come."""
+    """Reading ends only when the first record that is left finds no room; it has not come yet."""
     leave(left, A, 5)
     left.has_room(A)
     moves.new()

@@ -274,7 +274,7 @@ async def test_health_hears_of_an_intake_that_stands_still() -> None:
 @pytest.mark.parametrize("sign", ["intake", "consumer", "lag"])
 @virtual_time
 async def test_one_broker_without_a_quorum_is_an_outage(sign: str) -> None:
-    """It tells the number of partitions. What stands still now and then is no worker's fault."""
+    """It still tells the number of partitions, but the worker must not end itself."""
     watched = Watched({ONE: 0}, {ONE: 5})
     watched.health.assigned_partitions = 1
     ended: list[Exception] = []
