@@ -24,6 +24,7 @@ from order_relay.delivery.answer import (
 )
 from order_relay.delivery.back_pressure import Concurrency, Pace
 from order_relay.delivery.batches import Batches, Batching
+from order_relay.delivery.breaker import BreakerState
 from order_relay.delivery.dead_letters import (
     CONSUMER_HEADER,
     DeadLetter,
@@ -36,7 +37,7 @@ from order_relay.delivery.gate import NO_PROBE, Gate
 from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Lane, Lanes
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
-from order_relay.delivery.target_health import BreakerState, Target, TargetHealth, TargetState
+from order_relay.delivery.target_health import Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
 from order_relay.logs.log_line import CONSUMER, LogLine
 from order_relay.model.consumer import Delivery, EventKey

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from order_relay.delivery.back_pressure import Pace
-from order_relay.delivery.target_health import Breaker
+from order_relay.delivery.breaker import Breaker
 
 NO_PROBE = 0
 """The ticket of an ordinary attempt: the breaker is closed."""

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
-from order_relay.delivery.target_health import BreakerState, Target
+from order_relay.delivery.breaker import BreakerState
+from order_relay.delivery.target_health import Target
 from order_relay.logs.log_line import FiguresLine
 from order_relay.monitoring.metrics import CONSUMER, PREFIX, ConsumerMetrics
 from order_relay.settings import Settings

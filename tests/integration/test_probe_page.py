@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from order_relay.delivery.target_health import Breaker
+from order_relay.delivery.breaker import Breaker
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
 from order_relay.web.server import WebServer

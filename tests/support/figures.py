@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from order_relay.delivery.target_health import Breaker
+from order_relay.delivery.breaker import Breaker
 from order_relay.kafka.consumer import RelayConsumer
 from order_relay.monitoring.metrics import Metrics
 from order_relay.monitoring.stats import Stats

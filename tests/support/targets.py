@@ -5,8 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+from order_relay.delivery.breaker import Breaker
 from order_relay.delivery.dispatcher import Dispatcher
-from order_relay.delivery.target_health import Breaker, Target, TargetState
+from order_relay.delivery.target_health import Target, TargetState
 
 WORKS = Target(TargetState.WORKS, 75.0, None, 0.0, 256, None, "", None, None, "")
 

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from order_relay.delivery.breaker import MAX_SHORT_WAITS, Breaker, BreakerState
 from order_relay.delivery.gate import NO_PROBE
-from order_relay.delivery.target_health import MAX_SHORT_WAITS, Breaker, BreakerState
 from tests.support.fakes import StandingClock
 
 CLOSED, HALF_OPEN, OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from order_relay.delivery.answer import Answer, RetryPolicy
+from order_relay.delivery.breaker import BreakerState
 from order_relay.delivery.dead_letters import DeadLetter
-from order_relay.delivery.target_health import BreakerState
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time
 

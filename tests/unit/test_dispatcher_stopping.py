@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from order_relay.delivery.target_health import BreakerState
+from order_relay.delivery.breaker import BreakerState
 from order_relay.errors import PublishRefused
 from tests.support.fakes import Bench, Step, answer, record
 from tests.support.virtual_time import virtual_time

@@ -3,8 +3,8 @@
 import asyncio
 
 from order_relay.delivery.back_pressure import Pace
+from order_relay.delivery.breaker import Breaker, BreakerState
 from order_relay.delivery.gate import NO_PROBE, Gate
-from order_relay.delivery.target_health import Breaker, BreakerState
 from tests.support.virtual_time import virtual_time
 
 

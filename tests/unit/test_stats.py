@@ -15,7 +15,8 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from order_relay.dead_letters.open_letters import OpenFigures
-from order_relay.delivery.target_health import Breaker, TargetState
+from order_relay.delivery.breaker import Breaker
+from order_relay.delivery.target_health import TargetState
 from order_relay.fallback.store import FallbackStats
 from order_relay.kafka.consumer import RelayConsumer
 from order_relay.monitoring.metrics import PREFIX, Metrics

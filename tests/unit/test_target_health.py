@@ -7,15 +7,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from order_relay.delivery.answer import Answer, RetryPolicy, Verdict
-from order_relay.delivery.gate import NO_PROBE
-from order_relay.delivery.target_health import (
+from order_relay.delivery.first_attempts import (
     KEYS_EACH_SECOND,
     MAX_EVIDENCE_SECONDS,
     FirstAttempts,
-    Target,
-    TargetHealth,
-    TargetState,
 )
+from order_relay.delivery.gate import NO_PROBE
+from order_relay.delivery.target_health import Target, TargetHealth, TargetState
 from tests.support.fakes import StandingClock, answer
 
 DOWN = answer(500, "down")
