@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Hashable
 from datetime import UTC, datetime
 from itertools import count
@@ -33,25 +31,22 @@ from order_relay.delivery.dead_letters import (
     full_name,
     refused_letter,
 )
+from order_relay.delivery.delivery_log import DeliveryLog
 from order_relay.delivery.gate import NO_PROBE, Gate
 from order_relay.delivery.lanes import MAX_QUEUED_RECORDS, Lane, Lanes
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka, Reading
 from order_relay.delivery.outcome import DeliveryObserver, FailureState, Outcome
 from order_relay.delivery.target_health import Target, TargetHealth, TargetState
 from order_relay.errors import InvalidEvent, RelayError
-from order_relay.logs.log_line import CONSUMER, LogLine
 from order_relay.model.consumer import Delivery, EventKey
 from order_relay.model.events import ORDER_PAID, Events, paid_at_of, paid_moment
 from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
-from order_relay.model.trace_context import TraceContext, of_record, trace_id, with_trace_context
+from order_relay.model.trace_context import TraceContext, of_record, with_trace_context
 
 # Records taken in while the breaker is not closed. A probe needs a record that can succeed; among
 # so many there is one, even if most are hopeless.
 MAX_READ_AHEAD = 1000
-# Minimum time between two log lines about throttling. A target that refuses one request in a
-# hundred would fill the log otherwise.
-THROTTLING_LOG_SECONDS = 60.0
 # Wait after a 404 before the record is given up.
 GONE_CONFIRM_SECONDS = 1.0
 # After this many refusals of a key, none of whose records was taken at its first attempt since,
@@ -59,30 +54,11 @@ GONE_CONFIRM_SECONDS = 1.0
 MAX_REFUSALS = 2
 # After a time-out, everything hangs if there was no success for this long.
 HANGING_SECONDS = 1.0
-MAX_DETAIL_LENGTH = 200  # in log lines
 
 # Finished without an attempt: delivered before, or for another consumer.
 _NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
 
 logger = logging.getLogger(__name__)
-
-
-def _page(path: str, **query: str) -> tuple[str, dict[str, str]]:
-    """Return a page of the console about this consumer."""
-    return path, {"consumer": CONSUMER.get(""), **query}
-
-
-def _line(phrase: str, record: Record, **fields: Any) -> LogLine:
-    """Return a log line about a record; docs/reference/logs.md lists the phrases."""
-    return LogLine(
-        phrase,
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        event_id=record.idempotency_key(),
-        **fields,
-        trace_id=trace_id(record.headers),
-    )
 
 
 def lane_of(record: Record, key: bytes | None) -> LaneKey:
@@ -193,10 +169,7 @@ class Dispatcher:
             # The pace limits requests, not records: at the gate only probes wait.
             gate_pace = Pace(clock)
             max_in_flight = max(min(max_in_flight * batching.size, max_queued // 2), max_in_flight)
-        # Conditions whose start was logged and whose end was not.
-        self._outage_logged = self._throttling_logged = self._local_failure_logged = False
-        self._key_failure_logged = False
-        self._throttling_logged_at = float("-inf")
+        self._log = DeliveryLog()
         self._max_in_flight = max_in_flight
         self._numbers = count()
         self._lanes = Lanes(
@@ -288,15 +261,7 @@ class Dispatcher:
         except InvalidEvent:
             pass  # reported in its delivery
         except BaseException as error:  # noqa: BLE001 - the consumer's own code
-            if not self._key_failure_logged:
-                self._key_failure_logged = True
-                logger.warning(
-                    _line(
-                        "Consumer's key= failed, the record's own key is used instead",
-                        record,
-                        detail=traceback.format_exception_only(error)[-1].strip(),
-                    )
-                )
+            self._log.key_failed(record, error)
         return record.key
 
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
@@ -383,7 +348,7 @@ class Dispatcher:
             record = self._without_foreign_id(record)
         order_id = self._subject(event)
         if self._is_delivered(record, order_id):
-            logger.debug(_line("Event was delivered before, not sent again", record))
+            self._log.duplicate(record)
             self._observer.duplicate()
             self._finish_unsent(record)
             return
@@ -413,7 +378,7 @@ class Dispatcher:
         position = record.claimed_position()
         if position is None or self._is_finished(record.topic, *position):
             return record
-        logger.warning(_line("Event id is that of another record, its own place is used", record))
+        self._log.foreign_id(record)
         return record.with_own_id()
 
     async def _send(
@@ -527,7 +492,7 @@ class Dispatcher:
             self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
         self.health.throttled(answer, ticket)
         wait = self.pace.wait_seconds()
-        self._log_throttling(answer, wait)
+        self._log.throttled(answer, wait, self.pace.rate, self.last_activity)
         # One line for a batch.
         self._retrying(record, answer, refusals, wait, logged=not answer.batch_index)
         return False
@@ -652,10 +617,8 @@ class Dispatcher:
             self.concurrency.answered()
         if self._lanes.starts_slowly:
             self._lanes.succeeded()
-        if self._throttling_logged and not self.pace.throttled:
-            self._throttling_logged = False
-            logger.warning("Throttling is over: the target takes everything again")
-        self._local_failure_logged = False
+        if self._log.conditions:
+            self._log.succeeded(throttled=self.pace.throttled)
 
     def _failed(
         self, lane: Lane, answer: Answer, ticket: int, sent_at: float, *, first: bool
@@ -685,34 +648,9 @@ class Dispatcher:
         counted.append(sent_at)
         return self.health.gives_up(lane.key, len(counted), failing_since, counted)
 
-    def _log_throttling(self, answer: Answer, wait_seconds: float) -> None:
-        """Log that throttling begins; ``_succeeded`` logs its end."""
-        now = self.last_activity
-        if self._throttling_logged or now - self._throttling_logged_at < THROTTLING_LOG_SECONDS:
-            return
-        self._throttling_logged, self._throttling_logged_at = True, now
-        rate = self.pace.rate
-        logger.warning(
-            LogLine(
-                "Target throttles, sending more slowly",
-                status=answer.status,
-                retry_after_seconds=round(float(answer.retry_after_seconds), 1),
-                wait_seconds=round(float(wait_seconds), 1),
-                records_per_second=round(rate, 1) if math.isfinite(rate) else None,
-                detail=answer.detail[:MAX_DETAIL_LENGTH],
-            )
-        )
-
     def _on_local_failure(self, answer: Answer, ticket: int) -> None:
         self.health.failed_locally(answer, ticket)
-        if not self._local_failure_logged:
-            self._local_failure_logged = True
-            logger.error(
-                LogLine(
-                    "This host lacks something to send with, trying again; no attempt counts",
-                    detail=answer.detail[:MAX_DETAIL_LENGTH],
-                )
-            )
+        self._log.failed_locally(answer)
 
     async def _wait_for_retry(
         self, record: Record, answer: Answer, failures: int, lane: Lane
@@ -737,17 +675,7 @@ class Dispatcher:
             raise asyncio.CancelledError  # the partition's next owner sends it again
         self._observer.retrying()
         if logged:
-            logger.warning(
-                _line(
-                    "Retrying message",
-                    record,
-                    failures=failures,
-                    status=answer.status,
-                    wait_seconds=round(float(wait_seconds), 1),
-                    breaker=self.breaker.state.name.lower(),
-                    detail=answer.detail[:MAX_DETAIL_LENGTH],
-                )
-            )
+            self._log.retrying(record, answer, failures, wait_seconds, self.breaker)
 
     async def _dead_letter(
         self,
@@ -758,17 +686,7 @@ class Dispatcher:
         *,
         attempts: int,
     ) -> None:
-        logger.error(
-            _line(
-                "Publishing failed message to DLQ",
-                letter.record,
-                reason=letter.reason,
-                attempts=letter.attempts,
-                status=letter.http_status,
-                detail=letter.message[:MAX_DETAIL_LENGTH],
-                page=_page("/dead-letters", event_id=letter.record.idempotency_key()),
-            )
-        )
+        self._log.given_up(letter)
         self.dead_lettering += 1
         try:
             await self._send_dead_letter(letter, lane)
@@ -802,15 +720,7 @@ class Dispatcher:
                 self.last_activity = self._clock()
             failures += 1
             wait = self._policy.wait_seconds(failures)
-            logger.error(
-                _line(
-                    "Dead letter refused, its record stays unfinished",
-                    letter.record,
-                    failures=failures,
-                    wait_seconds=round(float(wait), 1),
-                    detail=refusal,
-                )
-            )
+            self._log.dead_letter_refused(letter.record, refusal, failures, wait)
             await lane.pause(wait)
 
     def _paid_to_delivered_seconds(self, record: Record, event: Any) -> float:
@@ -824,21 +734,7 @@ class Dispatcher:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
     def _on_breaker_change(self, state: BreakerState) -> None:
-        if state is BreakerState.OPEN and not self._outage_logged:
-            self._outage_logged = True
-            failure = self.health.last_failure
-            logger.error(
-                LogLine(
-                    "Breaker open: the target fails; intake is paused",
-                    because=self.breaker.opened_because,
-                    status=failure.status if failure else None,
-                    detail=failure.detail[:MAX_DETAIL_LENGTH] if failure else "",
-                    page=_page("/consumers"),
-                )
-            )
-        elif state is BreakerState.CLOSED:
-            self._outage_logged = False
-            logger.warning("Breaker closed: the target works again")
+        self._log.breaker_changed(self.breaker, state, self.health.last_failure)
         self.last_activity = self._clock()
         self._gate.serve()
         self._lanes.notify()

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from order_relay.delivery.answer import Answer, Verdict
-from order_relay.delivery.dispatcher import THROTTLING_LOG_SECONDS
+from order_relay.delivery.delivery_log import THROTTLING_LOG_SECONDS
 from order_relay.delivery.target_health import TargetState
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.orders import order_value
