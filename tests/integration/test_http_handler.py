@@ -231,6 +231,19 @@ async def test_connections_go_to_all_addresses(monkeypatch: pytest.MonkeyPatch) 
         assert (len(first.requests), len(second.requests)) == (5, 5)
 
 
+async def test_many_posts_at_once_find_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them waits for the same question, and one that asks again disturbs no other."""
+    names = Names(monkeypatch)
+    names.fails = True
+    async with patient_client("http://logger.test/logs") as http:
+
+        async def twice() -> list[Verdict]:
+            return [(await http.post(BODY, "key")).verdict for _ in range(2)]
+
+        verdicts = await asyncio.gather(*(twice() for _ in range(5)))
+    assert verdicts == [[Verdict.LOCAL] * 2] * 5
+
+
 async def test_what_is_known_serves_while_no_name_server_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

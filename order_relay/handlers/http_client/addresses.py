@@ -120,13 +120,14 @@ class Addresses:
         """
         loop = asyncio.get_running_loop()
         if loop.time() >= self._known_until:
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask())
+            asking = self._asking
+            if asking is None or asking.done():
+                asking = self._asking = asyncio.create_task(self._ask())
                 # Retrieved, or asyncio logs it if all that waited have given up.
-                self._asking.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.wait({self._asking}, timeout=REFRESH_SECONDS if self._known else None)
+                asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait({asking}, timeout=REFRESH_SECONDS if self._known else None)
             if not self._known:
-                self._asking.result()
+                asking.result()
             self._known_until = max(self._known_until, loop.time() + KNOWN_SECONDS)
         # Each connection starts with the next address, so that all of them are used.
         self._known.append(self._known.pop(0))
