@@ -50,6 +50,7 @@ from order_relay.web.server import WebServer
 from order_relay.worker import file_descriptors
 from order_relay.worker.consumer_app import FaustSettings, faust_options
 from order_relay.worker.consumer_runtime import ConsumerRuntime, prepare_folder
+from order_relay.worker.consumer_threads import ConsumerThreads
 from order_relay.worker.discovery import call_register, find_consumers, import_modules
 from order_relay.worker.fallback_service import Fallback
 from order_relay.worker.faust_worker import ShutdownWatch, use_worker
@@ -178,6 +179,9 @@ class RelayApp(faust.App):
                 self.tracing.export.start()
         self._shares = file_descriptors.obtain([one.settings for one in self.consumers])
         self._make_consumers()
+        shares = zip(self._runtimes, self._shares.max_in_flight, strict=True)
+        threads = ConsumerThreads({runtime.name: share for runtime, share in shares})
+        asyncio.get_running_loop().set_default_executor(threads)
         self._background_tasks = [
             asyncio.create_task(watch_event_loop(self.metrics.loop_lag.observe))
         ]

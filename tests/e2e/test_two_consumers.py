@@ -67,6 +67,57 @@ async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
     assert not await replace(stage, group_id=group).all_committed()
 
 
+IN_THREADS = """
+import asyncio
+import time
+from pathlib import Path
+
+from order_relay import Consumer, OrderPaid
+
+hangs = Consumer("hangs", topic="orders", group="hangs", event=OrderPaid)
+works = Consumer("works", topic="orders", group="works", event=OrderPaid)
+
+
+def hang(order):
+    Path(f"hangs-{order.orderId}").touch()
+    time.sleep(3600)
+
+
+@hangs.handler
+async def handle(order, delivery):
+    await asyncio.to_thread(hang, order)
+
+
+@works.handler
+async def work(order, delivery):
+    await asyncio.to_thread(Path(f"works-{order.orderId}").touch)
+"""
+
+
+async def test_calls_that_hang_in_threads_delay_no_other_consumer(
+    stage: Stage, sink: ScriptedSink, tmp_path: Path
+) -> None:
+    """``asyncio.to_thread`` has ``max_in_flight`` threads for each consumer, not some for all."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / "in_threads.py").write_text(IN_THREADS, encoding="utf-8")
+    topics = {f"{name}_topic": stage.topic for name in ("hangs", "works")}
+    groups = {f"{name}_group": f"{stage.group_id}-{name}" for name in ("hangs", "works")}
+
+    def called(name: str) -> int:
+        return len(list(tmp_path.glob(f"{name}-*")))
+
+    async with WorkerProcess(
+        tmp_path, stage, sink.url, consumer_folders=folder, **topics, **groups
+    ) as worker:
+        await stage.publish(orders(40))
+        await worker.wait_until(lambda: called("hangs") == 40, what="to hang")
+        await stage.publish(orders(20, first=41))
+        await worker.wait_until(lambda: called("works") == 60, what="to work")
+        await sink.wait_for(lambda s: len(s.accepted) == 60, timeout=60)
+        assert await worker.stop() == 0
+
+
 async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
