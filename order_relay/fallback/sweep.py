@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Short, so that a killed worker repeats few rows; long enough for a commit to carry many rows.
 SETTLE_INTERVAL_SECONDS = 0.1
+MAX_LOGGED_ROWS = 10
 DATABASE_RETRY_SECONDS = 1.0
 CANCEL_SECONDS = 2.0
 PING_INTERVAL_SECONDS = 5.0
@@ -101,6 +103,7 @@ class Sweeper:
             # Publishing a row makes the next ones of its key due: another pass finds them.
             while await self._pass():
                 pass
+            await self._wait_for_locked_rows()
         finally:
             await cancel_tasks(tending, watching)
             await self._settle(try_again=False)
@@ -276,13 +279,21 @@ class Sweeper:
         self._lease_ends = asked_at + self.lease_seconds
 
     async def _settle(self, *, try_again: bool) -> None:
-        """Write the outcomes so far; with ``try_again`` until the lease has run out."""
+        """Write the outcomes so far; with ``try_again`` until the lease has run out.
+
+        Those of rows that another session has locked stay for the next time.
+        """
         async with self._changing_rows:
             while self._outcomes:
                 chunk = list(self._outcomes)
                 written: set[int] = set()
+                locked: set[int] = set()
                 try:
                     written = await self.store.settle(self._token, chunk)
+                    locked = {one.row_id for one in chunk} - written
+                    if locked:
+                        with suppress(DatabaseUnavailable):
+                            locked = await self.store.leased(self._token, locked)
                 except DatabaseUnavailable as error:
                     if asyncio.get_running_loop().time() < self._lease_ends:
                         if not try_again:
@@ -290,10 +301,29 @@ class Sweeper:
                         await asyncio.sleep(DATABASE_RETRY_SECONDS)
                         continue
                     logger.warning("Outcomes of fallback messages were not written: %s", error)
-                del self._outcomes[: len(chunk)]
-                self._unsettled.difference_update(outcome.row_id for outcome in chunk)
-                self._counts.update(_result(one) for one in chunk if one.row_id in written)
+                self._outcomes[: len(chunk)] = [one for one in chunk if one.row_id in locked]
+                settled = [one for one in chunk if one.row_id not in locked]
+                self._unsettled.difference_update(one.row_id for one in settled)
+                self._counts.update(_result(one) for one in settled if one.row_id in written)
                 self._progress.set()
+                if locked:
+                    return
+
+    async def _wait_for_locked_rows(self) -> None:
+        """Give other sessions time to release rows: until the lease as it is now has run out."""
+        loop = asyncio.get_running_loop()
+        deadline = self._lease_ends
+        while self._outcomes and not self.stopping() and loop.time() < deadline:
+            await asyncio.sleep(DATABASE_RETRY_SECONDS)
+            await self._settle(try_again=False)
+        if self._outcomes:
+            logger.warning(
+                LogLine(
+                    "Fallback rows are locked by another session, they may be published again",
+                    ids=",".join(str(one.row_id) for one in self._outcomes[:MAX_LOGGED_ROWS]),
+                    rows=len(self._outcomes),
+                )
+            )
 
 
 async def cancel_tasks(*tasks: asyncio.Task[Any]) -> None:

@@ -22,6 +22,7 @@ from order_relay.fallback.sql.engine import (
     OPENED_FILE,
     SQLITE_BUSY_TIMEOUT_SECONDS,
     OpenedFile,
+    idle_limit,
     make_engine,
     translated,
 )
@@ -252,13 +253,14 @@ class FallbackTable:
         """Extend a lease to ``lease_seconds`` from now.
 
         Returns:
-            The rows that are still leased to the caller.
+            The rows that are still leased to the caller, and not locked by another session.
         """
         until = timedelta(seconds=lease_seconds)
+        free = _leased(claim_token, ids).with_for_update(skip_locked=True)  # on PostgreSQL
         return await self._change(
             lambda now: (
                 sa.update(fallback_message)
-                .where(_COLUMNS.lease_token == claim_token, _COLUMNS.id.in_(ids))
+                .where(_COLUMNS.id.in_(free))
                 .values(lease_until=now + until, updated_at=now)
             )
         )
@@ -267,7 +269,8 @@ class FallbackTable:
         """Write the outcomes of claimed rows, and end their lease. May be repeated.
 
         Returns:
-            The rows that were still leased to the caller; the others were not changed.
+            The rows that were written. The others are no longer leased to the caller, or locked by
+            another session: see ``leased``.
         """
         rows = [
             {
@@ -286,6 +289,11 @@ class FallbackTable:
                 {"now": now, "token": claim_token, "rows": json.dumps(rows)},
             )
             return set(result.scalars())
+
+    async def leased(self, claim_token: str, ids: Collection[int]) -> set[int]:
+        """Return those of the rows that are leased to the caller."""
+        async with self._reading() as connection:
+            return set((await connection.scalars(_leased(claim_token, ids))).all())
 
     async def stats(self) -> FallbackStats:
         """Count the rows; fast with a million of them, but not for every request.
@@ -506,9 +514,8 @@ class FallbackTable:
     async def _now(self, connection: AsyncConnection) -> datetime:
         if self._clock is not None:
             return self._clock()
-        now: datetime = (
-            await connection.execute(sa.select(sa.func.clock_timestamp()))
-        ).scalar_one()
+        row = (await connection.execute(sa.select(sa.func.clock_timestamp(), idle_limit()))).one()
+        now: datetime = row[0]
         return now.astimezone(UTC)
 
     async def _oldest(self, connection: AsyncConnection, status: Status) -> Any:
@@ -589,6 +596,10 @@ def _refuse(batch: Sequence[_Saving], error: Exception) -> None:
 def _is(status: Status) -> sa.ColumnElement[bool]:
     # A literal: the databases use the partial indexes only then.
     return _COLUMNS.status == sa.literal_column(f"'{status.value}'")
+
+
+def _leased(claim_token: str, ids: Collection[int]) -> sa.Select[Any]:
+    return sa.select(_COLUMNS.id).where(_COLUMNS.lease_token == claim_token, _COLUMNS.id.in_(ids))
 
 
 def _conditions(rows: RowFilter) -> list[sa.ColumnElement[bool]]:

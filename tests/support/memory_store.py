@@ -130,6 +130,10 @@ class MemoryFallbackStore(FallbackTable):
                 )
         return renewed
 
+    async def leased(self, claim_token: str, ids: Collection[int]) -> set[int]:
+        self._check()
+        return self._held(claim_token, ids)
+
     async def stats(self) -> FallbackStats:
         self._check()
         counts = dict.fromkeys(Status, 0)

@@ -33,7 +33,11 @@ from order_relay.settings.rules import (
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 COMMAND_TIMEOUT_SECONDS = 60.0
+# PostgreSQL ends a transaction in which nothing happens for so long.
+IDLE_TRANSACTION_SECONDS = 15
 SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
+# SQLSTATE read_only_sql_transaction: a standby, or default_transaction_read_only.
+READ_ONLY = "25006"
 SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread")
 # PostgreSQL counts microseconds from here.
 POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -187,6 +191,7 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
         )
         sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
         sa.event.listen(engine.sync_engine, "close", _close_postgresql)
+        sa.event.listen(engine.sync_engine, "handle_error", _drop_if_read_only)
         return engine
     if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
         raise InvalidDatabaseUrl(
@@ -211,6 +216,16 @@ def immediate(engine: AsyncEngine) -> AsyncEngine:
     return engine.execution_options(relay_begin="IMMEDIATE")
 
 
+def idle_limit() -> sa.ColumnElement[str]:
+    """Return what limits how long PostgreSQL waits for the next statement of a transaction.
+
+    Without it, nothing releases the locks of a worker whose host has vanished. It is selected in
+    each transaction: a pooler such as PgBouncer refuses it as a parameter of the connection.
+    """
+    limit = f"{IDLE_TRANSACTION_SECONDS}s"
+    return sa.func.set_config("idle_in_transaction_session_timeout", limit, True)
+
+
 def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.run_async(
         lambda driver: driver.set_type_codec(
@@ -226,6 +241,16 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 def _close_postgresql(connection: Any, _record: object) -> None:
     """Close without asking the server, which may hang."""
     connection.driver_connection.terminate()
+
+
+def _drop_if_read_only(context: sa.ExceptionContext) -> None:
+    """Drop all connections once one of them turns out to be read-only.
+
+    After a failover they may still lead to what is now a standby, which answers every question, and
+    the database's address to the new primary.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _microseconds(moment: datetime) -> tuple[int]:

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.engine import (
     SQLITE_BUSY_TIMEOUT_SECONDS,
+    idle_limit,
     immediate,
     make_engine,
     translated,
@@ -37,8 +38,12 @@ ADVISORY_LOCK = 0x6B666D01
 # A migration that is cancelled may finish what takes no longer.
 FINISH_SECONDS = 1.0
 LOCK_POLL_SECONDS = 0.05
+# How long the first question waits for a table that a person has locked.
+LOCK_SECONDS = 30
 # Alembic keeps its state in module globals: one migration at a time in a process.
 _ALEMBIC = threading.Lock()
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +108,25 @@ async def _alembic() -> AsyncIterator[None]:
 
 
 def _upgrade(connection: sa.Connection) -> Revisions:
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    is_postgresql = connection.dialect.name == "postgresql"
+    if is_postgresql:
+        connection.execute(sa.select(idle_limit(), _lock_limit(f"{LOCK_SECONDS}s")))
     revisions = read_revisions(connection)
+    if revisions.found == revisions.wanted:
+        return revisions
+    if is_postgresql:
+        connection.execute(sa.select(_lock_limit("0")))  # another migration may take long
+        if not connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(ADVISORY_LOCK))):
+            logger.warning("Another process migrates the fallback table, waiting for it")
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        revisions = read_revisions(connection)
     if revisions.found != revisions.wanted:
         _upgrade_by_alembic(connection)
     return revisions
+
+
+def _lock_limit(wait: str) -> sa.ColumnElement[str]:
+    return sa.func.set_config("lock_timeout", wait, True)
 
 
 def read_revisions(connection: sa.Connection) -> Revisions:
@@ -191,6 +209,8 @@ def main() -> None:
         migrated = asyncio.run(_prepare(load_settings().database_url.get_secret_value()))
     except RelayError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Aborted!")
     before = migrated.found or "nothing"
     print(  # noqa: T201 - the command's output
         f"The database is up to date (revision {migrated.wanted})"

@@ -196,7 +196,8 @@ def claim_statement(dialect: str, *, limit: int, after: bool) -> sa.TextualSelec
     """Return the statement that leases due rows and returns them, in no order.
 
     Heads are due rows that are the first PENDING ones of their key. Followers are the rows behind a
-    head; they need no lock of their own, since only the claim of their head can claim them.
+    head, up to the first one that is not due, or that another session has locked: nothing waits for
+    a lock.
 
     The parameters are now, token, until, latest; after_time and after_id. The limit is part of the
     text, so that PostgreSQL plans with it.
@@ -221,6 +222,21 @@ def claim_statement(dialect: str, *, limit: int, after: bool) -> sa.TextualSelec
         else f"heads h JOIN {TABLE_NAME} f ON f.id IN (SELECT id FROM ({following}))"
     )
     left = f"{limit} - (SELECT COUNT(*) FROM heads)"
+    left = f"GREATEST(0, {left})" if postgresql else f"MAX(0, {left})"
+    free = (
+        f"""free AS MATERIALIZED (
+            SELECT id FROM {TABLE_NAME} WHERE id = ANY(ARRAY(SELECT id FROM nearest))
+            FOR UPDATE SKIP LOCKED
+        ), nearest_free AS (
+            SELECT n.id, BOOL_AND(free.id IS NOT NULL) OVER (
+                PARTITION BY n.head ORDER BY n.id) AS is_free
+            FROM nearest n LEFT JOIN free ON free.id = n.id
+        ), chosen AS (
+            SELECT id FROM heads UNION ALL SELECT id FROM nearest_free WHERE is_free
+        )"""
+        if postgresql
+        else "chosen AS (SELECT id FROM heads UNION ALL SELECT id FROM nearest)"
+    )
     chosen = "= ANY(ARRAY(SELECT id FROM chosen))" if postgresql else "IN (SELECT id FROM chosen)"
     sql = f"""
         WITH heads AS MATERIALIZED (
@@ -234,16 +250,13 @@ def claim_statement(dialect: str, *, limit: int, after: bool) -> sa.TextualSelec
             ORDER BY h.next_retry_at, h.id
             LIMIT {limit} {"FOR UPDATE OF h SKIP LOCKED" if postgresql else ""}
         ), followers AS (
-            SELECT f.id, MIN(CASE WHEN f.next_retry_at <= :now AND {_NOT_LEASED.format("f")}
-                             THEN 1 ELSE 0 END) OVER (PARTITION BY h.id ORDER BY f.id) AS due
+            SELECT h.id AS head, f.id, MIN(
+                CASE WHEN f.next_retry_at <= :now AND {_NOT_LEASED.format("f")} THEN 1 ELSE 0 END
+                ) OVER (PARTITION BY h.id ORDER BY f.id) AS due
             FROM {followers}
-        ), chosen AS (
-            SELECT id FROM heads
-            UNION ALL
-            SELECT id FROM (
-                SELECT id FROM followers WHERE due = 1 ORDER BY id
-                LIMIT {f"GREATEST(0, {left})" if postgresql else f"MAX(0, {left})"}) AS nearest
-        )
+        ), nearest AS MATERIALIZED (
+            SELECT id, head FROM followers WHERE due = 1 ORDER BY id LIMIT {left}
+        ), {free}
         UPDATE {TABLE_NAME} SET lease_token = :token, lease_until = :until, updated_at = :now
         WHERE status = 'PENDING' AND {_NOT_LEASED.format(TABLE_NAME)} AND id {chosen}
         RETURNING {", ".join(column.name for column in fallback_message.columns)}
@@ -272,7 +285,10 @@ def set_back_statement(dialect: str) -> sa.TextClause:
 
 @cache
 def settle_statement(dialect: str) -> sa.TextClause:
-    """Return the statement that writes outcomes: a JSON array of objects ``:rows``."""
+    """Return the statement that writes outcomes: a JSON array of objects ``:rows``.
+
+    Rows that another session has locked are left out: nothing waits for a lock.
+    """
     names = ("id", "status", "retry_count", "error_message", "next_retry_at")
     if dialect == "postgresql":
         rows = (
@@ -281,15 +297,22 @@ def settle_statement(dialect: str) -> sa.TextClause:
             " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS x(id bigint, status text,"
             " retry_count integer, error_message text, next_retry_at timestamp)"
         )
+        free = (
+            f", free AS MATERIALIZED (SELECT id FROM {TABLE_NAME} WHERE lease_token = :token"
+            " AND id = ANY(ARRAY(SELECT row_id FROM r)) FOR UPDATE SKIP LOCKED)"
+        )
+        is_free = "AND m.id = ANY(ARRAY(SELECT id FROM free)) "
     else:
         columns = ", ".join(
             f"json_extract(value, '$.{name}') AS {name.replace('id', 'row_id')}" for name in names
         )
         rows = f"SELECT {columns} FROM json_each(:rows)"
+        free = is_free = ""
     changes = ", ".join(f"{name} = COALESCE(r.{name}, m.{name})" for name in names[1:])
     return sa.text(
-        f"UPDATE {TABLE_NAME} AS m SET {changes}, updated_at = :now, lease_token = NULL,"
+        f"WITH r AS MATERIALIZED ({rows}){free}"
+        f" UPDATE {TABLE_NAME} AS m SET {changes}, updated_at = :now, lease_token = NULL,"
         " lease_until = NULL,"
         " published_at = CASE r.status WHEN 'PUBLISHED' THEN :now ELSE m.published_at END"
-        f" FROM ({rows}) AS r WHERE m.id = r.row_id AND m.lease_token = :token RETURNING id"
+        f" FROM r WHERE m.id = r.row_id AND m.lease_token = :token {is_free}RETURNING id"
     ).bindparams(sa.bindparam("now", type_=UtcDateTime()))

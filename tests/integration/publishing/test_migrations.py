@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from order_relay.errors import DatabaseTooNew, DatabaseUnavailable, InvalidDatabaseUrl
 from order_relay.fallback.sql.engine import make_engine
-from order_relay.fallback.sql.migrate import MIGRATIONS, Revisions, known_revisions, migrate
+from order_relay.fallback.sql.migrate import (
+    ADVISORY_LOCK,
+    MIGRATIONS,
+    Revisions,
+    known_revisions,
+    migrate,
+)
 from tests.support.publish_postgres import PostgresServer
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 # Four processes; the status says whether one of them failed.
@@ -58,6 +65,21 @@ async def test_several_databases_at_once(tmp_path: Path, postgres_server: Postgr
     assert await asyncio.gather(*map(migrate, urls)) == [Revisions(None, "0001")] * 4
     for url in urls:
         assert await execute(url, "SELECT * FROM kafka_fallback_message") == []
+
+
+async def test_a_migration_that_waits_for_another_one_says_so(
+    postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It continues when the other one ends."""
+    url = postgres_server.url(postgres_server.create_database())
+    other = make_engine(url)
+    async with other.connect() as connection, connection.begin():
+        await connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        migrating = asyncio.create_task(migrate(url))
+        await eventually(lambda: "waiting for it" in caplog.text)
+        assert not migrating.done()
+    assert (await migrating).found is None
+    await other.dispose()
 
 
 async def test_a_newer_version_has_been_here(empty_url: str) -> None:
