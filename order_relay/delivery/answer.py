@@ -84,8 +84,7 @@ class Answer:
         retry_after_seconds: The wait that the target asked for, 0 to 60.
         error_type: Full name of the error's class when no answer came.
         failure: The kind of failure when no answer came, one of FAILURES.
-        body: The body of a 2xx, if the results of single records are wanted; as UTF-8, with
-            secrets.
+        body: The body of a 2xx, if the results of single records are wanted; with secrets.
         is_cut: Whether the body of a 2xx ended before its end.
         failed_batch: Set if several records failed together. Such a failure counts against the
             target, but against none of the records.

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
-from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler, Verdict, judge
+from order_relay.delivery.answer import JSON, Answer, FailedBatch, PostHandler, Verdict
 from order_relay.delivery.back_pressure import LIMIT_SHARE, Pace
+from order_relay.delivery.batch_results import item_answers
 from order_relay.model.events import is_json
 from order_relay.model.trace_context import TraceContext
 
@@ -30,7 +30,6 @@ NDJSON = "application/x-ndjson"
 # After this many failures a record goes into a batch of a tenth of the size; after more, alone.
 FAILURES_IN_LARGE_BATCH = 2
 SMALL_BATCH_DIVISOR = 10
-MAX_ERROR_LENGTH = 1024
 # Concurrent requests at the start and after a throttled one; each accepted request adds one. So a
 # target that can take only a few is not sent a hundred at once, and its limit shows sooner.
 INITIAL_REQUESTS = 4
@@ -322,62 +321,3 @@ def _shared_answers(answer: Answer, count: int) -> list[Answer]:
 def batch_key(keys: Sequence[str]) -> str:
     """Return the idempotency key of a batch; the same records in the same order give the same."""
     return f"batch-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:32]}"
-
-
-_JSON = json.JSONDecoder()
-
-
-def item_answers(answer: Answer, count: int, redact: Callable[[str], str]) -> list[Answer]:
-    """Return the answer for each record of a batch that got a 2xx, in their order.
-
-    The body may be ``{"results": [{"status": 200}, {"status": 422, "error": "..."}]}``, or that
-    list alone, with one entry for each record. Any other body of a 2xx means success for all, with
-    these exceptions. It is a failed attempt for all if it is a 207, if its body was cut off and
-    may have been results, if it begins as JSON and has ``"results`` or ``"status`` but cannot be
-    read, or if it has a status that is not 2xx, but not one for each record.
-
-    Secrets are removed from the texts only, not from the whole body: a secret such as ``2`` may
-    occur in a status, too.
-    """
-    entries: list[Any] = []
-    may_be_cut = False
-    body = answer.body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    try:
-        # json reads what msgspec does not, for example half of a surrogate pair in a text. What
-        # follows the value is ignored.
-        decoded, _ = _JSON.raw_decode(body)
-        results = decoded.get("results") if isinstance(decoded, dict) else decoded
-        entries = results if isinstance(results, list) else []
-        objects = (entry for entry in entries if isinstance(entry, dict))
-        answers = [one for entry in objects if (one := _item_answer(entry, redact)) is not None]
-    except (ValueError, RecursionError):
-        answers = []
-        # Without a length, the end of the connection may be that of a process that was killed.
-        has_results = '"results' in body or '"status' in body
-        may_be_cut = body[:1] in "[{" and (answer.is_cut or has_results)  # also an empty one
-    if len(answers) == len(entries) == count:
-        return answers
-    all_taken = all(one.verdict is Verdict.SUCCESS for one in answers)
-    if answer.status != 207 and all_taken and not may_be_cut:
-        return [answer] * count
-    text = redact(body)[:200]
-    cut = ", its body was cut off" if answer.is_cut else ""
-    detail = f"{answer.status} without a result for each of {count} records{cut}: {text!r}"
-    return [Answer(Verdict.RETRYABLE, answer.status, detail)] * count
-
-
-def _item_answer(entry: dict[str, Any], redact: Callable[[str], str]) -> Answer | None:
-    """Return the answer that an entry is; ``None`` if its status cannot be read."""
-    try:
-        text = str(entry["status"]).split()[0]  # also "422" and "422 Unprocessable Content"
-        status = max(0, min(int(float(text)), 999))
-    except (IndexError, KeyError, ValueError, OverflowError):
-        return None
-    verdict = judge(status)
-    if verdict is Verdict.SUCCESS:
-        return Answer(verdict, status)
-    error = entry.get("error", "")
-    if not isinstance(error, str):
-        error = json.dumps(error, ensure_ascii=False, separators=(",", ":"))
-    text = error.encode("utf-8", "replace").decode()
-    return Answer(verdict, status, redact(text)[:MAX_ERROR_LENGTH])

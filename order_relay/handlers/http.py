@@ -136,11 +136,10 @@ class HttpHandler:
 
     def _judge(self, response: Response) -> Answer:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
-        text = response.body.decode("utf-8", "replace")
         if verdict is Verdict.SUCCESS:
-            return Answer(verdict, response.status, body=text.encode(), is_cut=response.is_cut)
+            return Answer(verdict, response.status, body=response.body, is_cut=response.is_cut)
         # Redacted before it is cut: a cut could leave half of a secret.
-        text = self.redact(text).strip()
+        text = self.redact(response.body.decode("utf-8", "replace")).strip()
         return Answer(
             verdict,
             response.status,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from order_relay.delivery.answer import Verdict
-from order_relay.delivery.batches import item_answers
+from order_relay.delivery.batch_results import item_answers
 from order_relay.handlers.http import MAX_KEPT_BODY_LENGTH
 from tests.integration.http_client import client, patient_client, post, talking
 from tests.support.raw_server import FLOOD_BYTES, OK, Peer, RawServer, replies

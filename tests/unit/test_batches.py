@@ -4,6 +4,7 @@ In virtual time, through the relay, with a target that takes batches.
 """
 
 import asyncio
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import msgspec
 import pytest
 
 from order_relay.delivery.answer import JSON, Answer, Verdict
-from order_relay.delivery.batches import NDJSON, Batching, batch_key, item_answers
+from order_relay.delivery.batch_results import item_answers
+from order_relay.delivery.batches import NDJSON, Batching, batch_key
 from order_relay.model.events import Events
 from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext
@@ -518,6 +520,27 @@ async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
         (200, b'[{"status":422,"error":%d},{"status":200}]' % 10**30, "rejected success"),
         (200, b'[{"status":422,"error":NaN},{"status":200}]', "rejected success"),
         (200, b'\xef\xbb\xbf[{"status":200},{"status":422}]', "success rejected"),
+        # Words, as "status" or "success"; in a list alone it may be our own record.
+        (200, b'{"results":[{"status":"ok"},{"status":"failed"}]}', "success retryable"),
+        (200, b'{"results":[{"success":true},{"success":false}]}', "success retryable"),
+        (200, b'{"results":[{"status":{"code":1}},{"id":2}]}', "success success"),
+        (200, b'[{"status":"PAID"},{"status":"PAID"}]', "success success"),
+        (
+            200,
+            b'{"errors":true,"items":[{"index":{"status":201}},{"index":{"status":429}}]}',
+            "success throttled",
+        ),
+        # Some failed, but not which ones.
+        (200, b'{"ingested":1,"failed":1}', "retryable retryable"),
+        (200, b'{"insertErrors":[{"index":1}]}', "retryable retryable"),
+        (200, b'{"partialSuccess":{"rejectedLogRecords":"1"}}', "retryable retryable"),
+        (200, b'{"errors":true}', "retryable retryable"),
+        (200, b'{"errors":false,"failed":0,"rejected":[],"error":null}', "success success"),
+        (200, b'{"error":"none","partialSuccess":{},"failures":{"count":0}}', "success success"),
+        (200, b'{"orders":[{"failed":1}]}', "success success"),
+        (200, gzip.compress(b'[{"status":200},{"status":422}]'), "success rejected"),
+        (200, gzip.compress(b'[{"status":200},{"status":422}]')[:-9], "retryable retryable"),
+        (200, b"\x1f\x8bno gzip", "retryable retryable"),
     ],
 )
 def test_what_a_2xx_says_of_each(status: int, body: bytes, verdicts: str) -> None:

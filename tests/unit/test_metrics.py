@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from order_relay.delivery.answer import STATUS_CLASSES, Answer, Verdict, judge
-from order_relay.delivery.batches import item_answers
+from order_relay.delivery.batch_results import item_answers
 from order_relay.delivery.outcome import DeliveryObserver
 from order_relay.delivery.target_health import Target, TargetState
 from order_relay.fallback.store import FallbackStats
