@@ -14,9 +14,9 @@ from order_relay.logs.log_line import CONSUMER, LogLine
 from order_relay.model.record import Record
 from order_relay.model.trace_context import trace_id
 
-# Minimum time between two lines about throttling. A target that refuses one request in a hundred
-# would fill the log otherwise.
-THROTTLING_LOG_SECONDS = 60.0
+# Minimum time between two lines about throttling, or about a lack of this host. A target that
+# refuses one request in a hundred would fill the log otherwise.
+CONDITION_LOG_SECONDS = 60.0
 MAX_DETAIL_LENGTH = 200
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class DeliveryLog:
     def __init__(self) -> None:
         """Start without any condition."""
         self.conditions: set[str] = set()
-        self._throttled_at = float("-inf")
+        self._logged_at: dict[str, float] = {}
         self._key_failure_logged = False
 
     # --- one record -----------------------------------------------------------------------------
@@ -104,11 +104,9 @@ class DeliveryLog:
     # --- conditions -----------------------------------------------------------------------------
 
     def throttled(self, answer: Answer, wait_seconds: float, rate: float, now: float) -> None:
-        """Log that throttling begins, not more often than every THROTTLING_LOG_SECONDS."""
-        if "throttling" in self.conditions or now - self._throttled_at < THROTTLING_LOG_SECONDS:
+        """Log that throttling begins, not more often than every CONDITION_LOG_SECONDS."""
+        if not self._begins("throttling", now):
             return
-        self.conditions.add("throttling")
-        self._throttled_at = now
         logger.warning(
             LogLine(
                 "Target throttles, sending more slowly",
@@ -120,16 +118,24 @@ class DeliveryLog:
             )
         )
 
-    def failed_locally(self, answer: Answer) -> None:
-        """Log, once until the next success, that this host lacks something to send with."""
-        if "local failure" not in self.conditions:
-            self.conditions.add("local failure")
+    def failed_locally(self, answer: Answer, now: float) -> None:
+        """Log that this host lacks something to send with, as often as ``throttled``."""
+        if self._begins("local failure", now):
             logger.error(
                 LogLine(
                     "This host lacks something to send with, trying again; no attempt counts",
                     detail=answer.detail[:MAX_DETAIL_LENGTH],
                 )
             )
+
+    def _begins(self, condition: str, now: float) -> bool:
+        """Whether to log that a condition begins; notes that it was logged."""
+        logged_at = self._logged_at.get(condition, -math.inf)
+        if condition in self.conditions or now - logged_at < CONDITION_LOG_SECONDS:
+            return False
+        self.conditions.add(condition)
+        self._logged_at[condition] = now
+        return True
 
     def succeeded(self, *, throttled: bool) -> None:
         """Log what a success ends. Without ``conditions`` the call does nothing."""

@@ -438,7 +438,8 @@ class Dispatcher:
                 continue
             if answer.verdict is Verdict.LOCAL:
                 self._on_local_failure(answer, ticket)
-                await self._wait_for_retry(record, answer, attempts, lane)
+                # One line tells it for all records.
+                await self._wait_for_retry(record, answer, attempts, lane, logged=False)
                 continue
             first, reason = not own_failures, ""
             if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(
@@ -650,16 +651,16 @@ class Dispatcher:
 
     def _on_local_failure(self, answer: Answer, ticket: int) -> None:
         self.health.failed_locally(answer, ticket)
-        self._log.failed_locally(answer)
+        self._log.failed_locally(answer, self.last_activity)
 
     async def _wait_for_retry(
-        self, record: Record, answer: Answer, failures: int, lane: Lane
+        self, record: Record, answer: Answer, failures: int, lane: Lane, *, logged: bool = True
     ) -> None:
         wait = answer.retry_after_seconds
         if self.breaker.closed:  # otherwise the breaker decides when it is sent
             varies = self.health.fails_for_others(lane.key)
             wait = self._policy.wait_seconds(failures, wait, varies=varies)
-        self._retrying(record, answer, failures, wait)
+        self._retrying(record, answer, failures, wait, logged=logged)
         await lane.pause(wait)
 
     def _retrying(
