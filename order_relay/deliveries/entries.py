@@ -59,13 +59,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
         """Whether the record's event was delivered.
 
         A record without an event id of its own is recognized by its position and its timestamp:
-        after a topic was made anew, other records have the same positions.
+        after a topic was made anew, other records have the same positions. Of a redriven record the
+        entry has the copy's timestamp, which is later.
         """
         event_id = record.idempotency_key()
         if record.header(EVENT_ID_HEADER):
             same = self.event_id == event_id
         elif record.timestamp_ms > 0:
-            same = self.event_id == event_id and self.published_ms == record.timestamp_ms
+            same = self.event_id == event_id and (
+                record.timestamp_ms == self.published_ms
+                or (record.timestamp_ms < self.published_ms and not self._has_own_id)
+            )
             event_id = f"{event_id}@{record.timestamp_ms}"
         else:
             return False
@@ -74,9 +78,12 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     @property
     def lasting_event_id(self) -> str:
         """The event id as ``earlier_event_ids`` of a later entry has it."""
-        if self.event_id == f"{self.topic}-{self.partition}-{self.offset}":
-            return f"{self.event_id}@{self.published_ms}"
-        return self.event_id
+        return f"{self.event_id}@{self.published_ms}" if self._has_own_id else self.event_id
+
+    @property
+    def _has_own_id(self) -> bool:
+        """Whether the event id is the record's own position."""
+        return self.event_id == f"{self.topic}-{self.partition}-{self.offset}"
 
 
 encode_entry = msgspec.json.Encoder().encode

@@ -243,14 +243,20 @@ class DeliveriesTable:
 
     def is_delivered(self, record: Record, order_id: OrderId | None) -> bool:
         """Whether this worker has an entry that says the record's event was delivered."""
+        entry = self._entry_of(record, order_id)
+        return entry is not None and entry.has_delivered(record)
+
+    def is_finished(self, record: Record, order_id: OrderId | None) -> bool:
+        """Whether this worker has an entry of the record's event, perhaps not yet in Kafka."""
+        entry = self._entry_of(record, order_id)
+        return entry is not None and entry.event_id == record.idempotency_key()
+
+    def _entry_of(self, record: Record, order_id: OrderId | None) -> Entry | None:
         if order_id is None and (order_id := order_of_key(record)) is None:
-            return False
+            return None
         store = self._stores.get(record.partition)
         value = store.get(entry_key(order_id)) if store is not None else None
-        if value is None:  # the usual case
-            return False
-        entry = decode_entry(value)
-        return entry is not None and entry.has_delivered(record)
+        return None if value is None else decode_entry(value)
 
     def finished(self, record: Record, outcome: Outcome) -> None:
         """Write a finished record's entry; ``on_finished`` follows once Kafka has it."""

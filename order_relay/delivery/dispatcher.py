@@ -88,7 +88,7 @@ class Dispatcher:
         events: Events = ORDER_PAID,
         key: EventKey | None = None,
         is_delivered: Callable[[Record, OrderId | None], bool] = lambda record, order_id: False,
-        is_finished: Callable[[str, int, int], bool] = lambda topic, partition, offset: True,
+        is_finished: Callable[[Record, OrderId | None], bool] = lambda record, order_id: True,
         policy: RetryPolicy,
         breaker_threshold: int,
         breaker_probe_interval_seconds: float,
@@ -113,8 +113,8 @@ class Dispatcher:
             key: Returns what orders events, in place of the records' keys.
             is_delivered: Whether a record's event, of that order, was delivered before. It is not
                 sent again.
-            is_finished: Whether the record at this topic, partition and offset is finished. Only
-                then may another record carry its id, as a redriven one does.
+            is_finished: Whether the record is finished whose id this one, of that order, carries,
+                as a redriven one does.
             policy: Retries and their waits.
             breaker_threshold: Failed first attempts in a row that open the breaker, see
                 ``Breaker``. 0: it never opens, and the retries alone decide when a record is
@@ -344,9 +344,9 @@ class Dispatcher:
             letter = broken_record_letter(record, error, self._now())
             await self._dead_letter(letter, None, started_ms, lane, attempts=0)
             return
-        if record.headers:
-            record = self._without_foreign_id(record)
         order_id = self._subject(event)
+        if record.headers:
+            record = self._without_foreign_id(record, order_id)
         if self._is_delivered(record, order_id):
             self._log.duplicate(record)
             self._observer.duplicate()
@@ -368,15 +368,14 @@ class Dispatcher:
         consumer = record.header(CONSUMER_HEADER)
         return consumer is not None and consumer != self._consumer.encode()
 
-    def _without_foreign_id(self, record: Record) -> Record:
+    def _without_foreign_id(self, record: Record, order_id: OrderId | None) -> Record:
         """Remove an event id that belongs to another record which is not finished.
 
         The ids that we make are predictable. With a copied id, the target and the deliveries table
         would take the other record for a copy of this one. The id of a redriven record is valid:
         the original is finished by then.
         """
-        position = record.claimed_position()
-        if position is None or self._is_finished(record.topic, *position):
+        if record.claimed_position() is None or self._is_finished(record, order_id):
             return record
         self._log.foreign_id(record)
         return record.with_own_id()

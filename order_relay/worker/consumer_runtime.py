@@ -38,6 +38,7 @@ from order_relay.kafka.topics import Topics
 from order_relay.logs.log_line import CONSUMER
 from order_relay.model.consumer import HttpPost
 from order_relay.model.events import Events
+from order_relay.model.order_paid import OrderId
 from order_relay.model.record import Record
 from order_relay.monitoring.health import Health, StandsStill, end_at_standstill
 from order_relay.monitoring.history import History
@@ -135,7 +136,7 @@ class ConsumerRuntime:
             events=self._events,
             key=declaration.key,
             is_delivered=table.is_delivered if table else lambda record, order_id: False,
-            is_finished=self._reader.is_finished,
+            is_finished=self._is_finished,
             policy=RetryPolicy(
                 max_retries=settings.consumer_retry_max_attempts,
                 initial_seconds=settings.consumer_retry_initial_interval_ms / 1000,
@@ -393,6 +394,13 @@ class ConsumerRuntime:
             record = self._spans.received(record)
         if not await self.dispatcher.submit(record):
             self._reader.leave(record)
+
+    def _is_finished(self, record: Record, order_id: OrderId | None) -> bool:
+        """Whether the record is finished whose id a record carries."""
+        position = record.claimed_position()
+        if position is not None and self._reader.is_finished(record.topic, *position):
+            return True
+        return self.deliveries is not None and self.deliveries.is_finished(record, order_id)
 
     def _excused(self) -> bool:
         recovering = self.deliveries is not None and self.deliveries.recovering

@@ -12,8 +12,11 @@ import pytest
 from tests.kafka.administration import Administration
 from tests.support.dead_letter_commands import letter, positions, put_letters, redriving, relay_on
 from tests.support.kafka_cluster import RealKafka
+from tests.support.orders import order
 from tests.support.publish_command import Commands, Ended, end_by_signal
-from tests.support.stage import Stage
+from tests.support.sink import Answer, ScriptedSink
+from tests.support.stage import Committed, Stage
+from tests.support.worker import WorkerProcess
 
 LETTERS = 60
 
@@ -67,6 +70,28 @@ async def test_redriven_letters_are_stored_and_can_be_purged(stage: Stage, tmp_p
     # A new letter is open: the stored offsets are of earlier ones.
     await put_letters(stage, [letter(78)])
     assert await positions(commands) == ["0:11"]
+
+
+@pytest.mark.parametrize("store", ["memory", "off"])
+async def test_a_redriven_order_is_read_again_from_the_beginning(
+    stage: Stage, tmp_path: Path, store: str
+) -> None:
+    """The original and its copy keep one key; with the table neither is sent again."""
+    async with ScriptedSink() as sink:
+        sink.script = lambda request: Answer(422)
+        (published,) = await stage.publish([order(1)])
+        async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store=store) as worker:
+            await worker.wait_log("Publishing failed message to DLQ")
+            sink.script = lambda request: Answer()
+            await worker.wait_until(stage.all_committed, what="to commit")
+            await relay_on(stage, tmp_path)("dlq", "redrive", "--all", "--yes")
+            await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=60)
+            await worker.wait_until(stage.all_committed, what="to commit the redriven one")
+            assert await worker.stop() == 0
+            await stage.commit({published.partition: Committed(0, "")})
+            worker.start()
+            await worker.wait_until(stage.all_committed, what="to read both again")
+        assert sink.accepted_keys == [published.event_id] * (1 if store == "memory" else 3)
 
 
 async def test_recreated_and_missing_topics(kafka: RealKafka, stage: Stage, tmp_path: Path) -> None:

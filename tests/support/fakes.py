@@ -267,7 +267,9 @@ class Bench:
             self.observer,
             self._finish,
             is_delivered=lambda one, order_id: one.idempotency_key() in self.delivered_before,
-            is_finished=lambda *position: position in [_position(one) for one in self.finished],
+            is_finished=lambda one, order_id: (
+                (one.topic, *(one.claimed_position() or ())) in map(_position, self.finished)
+            ),
             policy=policy or RetryPolicy(),
             breaker_threshold=breaker_threshold,
             breaker_probe_interval_seconds=breaker_probe_interval_seconds,

@@ -104,6 +104,19 @@ def test_a_record_of_a_topic_made_anew_is_another() -> None:
     assert make_entry(again, 7, DELIVERED, 1003, buried).has_delivered(again)
 
 
+def test_the_original_of_a_redriven_record_is_known() -> None:
+    """Its copy has its id, and is later; a record of a topic made anew is later yet."""
+    first = make_entry(_placed(3), 7, BURIED, 1000, None)
+    copy = msgspec.structs.replace(
+        _placed(9, later_ms=50), headers=(("event-id", b"order-paid-events-0-3"),)
+    )
+    entry = make_entry(copy, 7, DELIVERED, 1001, first)
+    assert entry.has_delivered(_placed(3))
+    assert entry.has_delivered(copy)
+    assert not entry.has_delivered(_placed(3, later_ms=51))
+    assert not make_entry(copy, 7, BURIED, 1002, first).has_delivered(_placed(3))
+
+
 def test_a_record_without_id_and_time_is_never_known() -> None:
     """It cannot be told from one of a recreated topic."""
     timeless = msgspec.structs.replace(_placed(3), timestamp_ms=-1)

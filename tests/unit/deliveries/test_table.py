@@ -41,6 +41,8 @@ async def test_a_record_is_finished_once_kafka_has_its_entry() -> None:
     assert bench.deliveries.is_delivered(again, 7)
     assert not bench.deliveries.is_delivered(record(5, "7", headers=[("event-id", b"other")]), 7)
     assert bench.finished == []
+    assert bench.deliveries.is_finished(again, 7)
+    assert not bench.deliveries.is_finished(record(5, "7", headers=[("event-id", b"other")]), 7)
     bench.changelog.acknowledge()
     assert bench.finished == [one]
 
