@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_LENGTH = 1024
 # How long a cancelled call may take to end.
 CANCEL_SECONDS = 1.0
+# Minimum time between two lines about calls that do not return.
+LATE_LOG_SECONDS = 60.0
 # Returned by a function that only prepared its work; awaitables are others.
 WORK = (Generator, AsyncGenerator, Future)
 # asyncio does not pass these on through a task or a thread's future.
@@ -56,6 +58,7 @@ class FunctionHandler:
         self._secrets = settings.secrets
         self._max_in_flight = max_in_flight
         self._threads: ThreadPoolExecutor | None = None
+        self._late_logged_at = float("-inf")
         self._in_loop = runs(function, inspect.iscoroutinefunction)
         self.in_threads = 0
         """Calls in threads whose result is awaited."""
@@ -102,9 +105,15 @@ class FunctionHandler:
                 done.set_result(None)
 
     async def _result(self, call: asyncio.Future[None], *, limited: bool = True) -> Answer:
-        """Return the result of a call; cancels it after the time-out, or with the attempt."""
+        """Return the result of a call; cancels it after the time-out, or with the attempt.
+
+        If it is not ``limited``, it is only logged after the time-out.
+        """
         try:
-            _, late = await asyncio.wait({call}, timeout=self._timeout_seconds if limited else None)
+            _, late = await asyncio.wait({call}, timeout=self._timeout_seconds)
+            if late and not limited:
+                self._log_late()
+                _, late = await asyncio.wait({call})
         except asyncio.CancelledError:
             await self._cancel(call)
             raise
@@ -118,6 +127,18 @@ class FunctionHandler:
             )
         error = asyncio.CancelledError() if call.cancelled() else call.exception()
         return SUCCESS if error is None else self._judge(error)
+
+    def _log_late(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._late_logged_at >= LATE_LOG_SECONDS:
+            self._late_logged_at = now
+            logger.warning(
+                LogLine(
+                    "Handler does not return from its thread, its record waits",
+                    seconds=self._timeout_seconds,
+                    calls=self.in_threads,
+                )
+            )
 
     async def _cancel(self, call: asyncio.Future[None]) -> None:
         call.cancel()

@@ -129,6 +129,40 @@ def test_what_one_worker_sees_is_told_beside_one_that_is_well(
     assert any(one.level == "good" for one in whole.verdicts()) == (level == "note")
 
 
+@pytest.mark.parametrize(
+    ("worker", "began", "delivered", "level"),
+    [
+        ({}, 60.0, 0, "bad"),  # nothing is delivered
+        ({}, 60.0, 9, "warn"),  # one record is stuck
+        ({}, 200.0, 9, "good"),  # a backlog is worked off: another record each minute
+        ({}, 0.0, 0, "good"),  # there was none before
+        ({"breaker": {"state": "open"}}, 60.0, 0, "good"),
+        ({"paused": True}, 60.0, 0, "warn"),
+        ({"oldest_unfinished_seconds": 299.0}, 59.0, 0, "good"),
+    ],
+)
+def test_a_record_that_is_stuck(
+    worker: dict[str, Any], began: float, delivered: int, level: str
+) -> None:
+    """The oldest unfinished record has aged by as much as time has passed."""
+    now = time.time()
+    minutes = [
+        {"at": now - 60.0 * ago, "oldest_seconds": began, "delivered": delivered * (ago < 1)}
+        for ago in (5, 4, 3, 2, 1, 0)
+    ]
+    figures = stats(
+        oldest_unfinished_seconds=360.0,
+        breaker={"state": "closed"},
+        paused=False,
+        deliveries={"delivered": delivered},
+    )
+    verdicts = view(figures | worker, minutes=minutes).verdicts()
+    assert [one.level for one in verdicts] == [level]
+    assert ("OrderRelayOldestUnfinishedTooOld" in {one.alert for one in verdicts}) == (
+        level != "good" and "paused" not in worker
+    )
+
+
 def test_a_source_topic_that_does_not_exist() -> None:
     """Told once the worker has asked for it, and Kafka has answered."""
     gone = stats(partitions=[], topic_partitions=0, uptime_seconds=61)

@@ -189,6 +189,22 @@ async def test_a_hanging_handler_is_a_failed_attempt(attempt: Attempt) -> None:
     assert ended == ["cancelled"]
 
 
+async def test_a_thread_that_does_not_return_is_told(
+    attempt: Attempt, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the time-out; the attempt lasts until it returns."""
+    told = threading.Event()
+
+    def waits(event: Any, delivery: Delivery) -> None:
+        assert told.wait(60)
+
+    attempting = asyncio.ensure_future(attempt(waits, seconds=0.01))
+    await eventually(lambda: "Handler does not return from its thread" in caplog.text)
+    assert "seconds=0.01 calls=1" in caplog.text
+    told.set()
+    assert (await attempting).verdict is Verdict.SUCCESS
+
+
 async def test_a_handler_that_does_not_end_is_told(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,9 @@ MAX_ANSWER_BYTES = 1024 * 1024
 TABLE = " of the fallback table"
 # As the alert.
 INTAKE_STOPPED_SECONDS = 100.0
+UNFINISHED_SECONDS = 300.0
+# How far back the history shows whether it is the same record.
+SAME_RECORD_MINUTES = 5
 # After this time a worker has asked for the partitions of its topic.
 ASKED_SECONDS = 60.0
 # The worst first.
@@ -54,6 +57,22 @@ class WorkerAnswer:
         if seconds < 1.0:
             return None
         return float(self.stats["deliveries"]["delivered"] - minutes[0]["delivered"]) / seconds
+
+    @property
+    def stuck_seconds(self) -> float:
+        """Age of a record that was the oldest unfinished one minutes ago, too; 0 without one.
+
+        While a backlog is worked off, the oldest record is another one every minute. In an outage
+        records must wait.
+        """
+        age = float(self.stats.get("oldest_unfinished_seconds") or 0.0)
+        minutes = self.history.get("minutes", ())[-SAME_RECORD_MINUTES - 1 :]
+        if len(minutes) <= SAME_RECORD_MINUTES or age < UNFINISHED_SECONDS:
+            return 0.0
+        before, passed = minutes[0]["oldest_seconds"], time.time() - minutes[0]["at"]
+        is_same = before > 0.0 and age - before > 0.9 * passed
+        closed = _part(self.stats, ("breaker", "state")) == "closed"
+        return age if is_same and closed and not self.stats.get("paused") else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +145,11 @@ class ConsumerView:
         values = [_part(one.stats, path) for one in self.answers]
         return max((value for value in values if value is not None), default=None)
 
+    @property
+    def rate(self) -> float:
+        """Records delivered a second, over the workers that know it."""
+        return sum(one.rate or 0.0 for one in self.answers)
+
     def minutes(self, name: str, *, add: bool) -> list[tuple[float, float]]:
         """Return a figure by the minute: the sum over workers, or the largest."""
         found: dict[int, list[float]] = {}
@@ -172,6 +196,7 @@ class ConsumerView:
         silent = [one.url for one in self.answers if not one.stats["kafka_up"]]
         no_topic = self.largest("topic_partitions") == 0 and not silent
         problem = next(filter(None, (one.stats.get("group_problem") for one in self.answers)), "")
+        stuck = max(one.stuck_seconds for one in self.answers)
         checks: list[tuple[object, Verdict]] = [
             (problem, Verdict("bad", f"A worker cannot join its group: {problem}.",
                               "OrderRelayPartitionsUnassigned")),
@@ -223,6 +248,10 @@ class ConsumerView:
             (self.largest("deliveries_table", "partitions_off"),
              Verdict("bad", "The deliveries table is off for some partitions: its store failed.",
                      "OrderRelayTableOff")),
+            (stuck, Verdict("warn" if stuck and self.rate else "bad",
+                     f"A record is {span(stuck)} old and still not finished: its handler or the "
+                     "target does not answer, or it is tried again and again.",
+                     "OrderRelayOldestUnfinishedTooOld")),
             (self.state == "throttles",
              Verdict("warn", "The target throttles: records are sent at the rate that it bears.",
                      "OrderRelayTargetThrottles")),
