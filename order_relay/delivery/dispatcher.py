@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any, cast
@@ -54,6 +55,9 @@ GONE_CONFIRM_SECONDS = 1.0
 MAX_REFUSALS = 2
 # After a time-out, everything hangs if there was no success for this long.
 HANGING_SECONDS = 1.0
+# To a repeated idempotency key: the first request with it is still being processed
+# (draft-ietf-httpapi-idempotency-key-header, 2.6).
+CONFLICT = 409
 
 # Finished without an attempt: delivered before, or for another consumer.
 _NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
@@ -427,7 +431,12 @@ class Dispatcher:
                 self._finish(record, outcome)
                 return
             last = answer
-            self._failing[record] = FailureState(attempts, answer.detail, answer.status)
+            self._failing[record] = FailureState(
+                attempts,
+                answer.detail,
+                answer.status,
+                answer.status is None or self._was_unanswered(record),
+            )
             if answer.verdict is Verdict.THROTTLED:
                 refusals += 1
                 has_own_limit = await self._on_throttled(
@@ -575,6 +584,8 @@ class Dispatcher:
             # A bug of ours must neither lose the record nor block its key.
             logger.exception("An attempt failed with an unexpected error")
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
+        if answer.status == CONFLICT and self._was_unanswered(record):
+            answer = replace(answer, verdict=Verdict.RETRYABLE)
         self.last_activity = now = self._clock()
         if answer.verdict is Verdict.SUCCESS:  # saves two enum look-ups in the usual case
             self._observer.attempted("success", self._success, now - sent_at)
@@ -583,6 +594,10 @@ class Dispatcher:
             if self._batches is None and answer.verdict is not Verdict.THROTTLED:
                 self.pace.ended(sent_at)
         return answer
+
+    def _was_unanswered(self, record: Record) -> bool:
+        state = self._failing.get(record)
+        return state is not None and state.unanswered
 
     async def _traced_attempt(
         self,

@@ -331,6 +331,19 @@ async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @virtual_time
+async def test_a_conflict_with_an_attempt_of_our_own_is_no_rejection() -> None:
+    """409 to a repeat after a time-out: the target still processes the first one."""
+    bench = Bench()
+    late = bench.target.plan(record(1), NO_ANSWER, answer(409), answer(409))
+    refused = bench.target.plan(record(2), answer(409))
+    failed = bench.target.plan(record(3), DOWN, answer(409))
+    for one in (late, refused, failed):
+        await bench.deliver(one)
+    given_up = [letter.record for letter in bench.dead_letters.letters]
+    assert given_up == [refused, failed]
+
+
+@virtual_time
 async def test_throttling_and_local_faults_are_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
