@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,9 @@ YIELDS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 ASYNC_OR_YIELDS = (inspect.iscoroutinefunction, *YIELDS)
 # Arguments of a consumer that no variable sets.
 _NOT_OPTIONS = {"self", "name", "event", "handler", "key", "subject"}
+
+# The consumers that are declared while their modules are imported.
+DECLARED: ContextVar[list[Consumer]] = ContextVar("declared")
 
 Handler = Callable[[Any, "Delivery"], Any]
 EventKey = Callable[[Any], str | bytes | int | None]
@@ -206,6 +210,7 @@ class Consumer:
             self._handler = handler
         elif handler is not None:
             self.handler(handler)
+        DECLARED.get([]).append(self)
 
     def handler(self, function: F) -> F:
         """Set the function that handles the records; a decorator.

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from order_relay.errors import InvalidConsumer
-from order_relay.model.consumer import Consumer
+from order_relay.model.consumer import DECLARED, Consumer
 from order_relay.model.events import Events
 from order_relay.settings.consumers import ORDER_LOGGING
 from order_relay.settings.rules import split
@@ -29,8 +29,26 @@ def import_modules(packages: Sequence[str], folders: str | None = None) -> list[
     Skips those whose names begin with an underscore.
 
     Raises:
-        InvalidConsumer: A module cannot be imported, or a folder does not exist; one line.
+        InvalidConsumer: A module cannot be imported, a folder does not exist, or a consumer is
+            declared that is not the value of a module's variable; one line.
     """
+    declared: list[Consumer] = []
+    collecting = DECLARED.set(declared)
+    try:
+        imported = _import_all(packages, folders)
+    finally:
+        DECLARED.reset(collecting)
+    found = {id(value) for module in imported for value in vars(module).values()}
+    for consumer in declared:
+        if id(consumer) not in found:
+            raise InvalidConsumer(
+                f"consumer {consumer.name} would not run: each Consumer(...) must be the value of "
+                "a variable of its module, also after a loop or another one in the same variable"
+            )
+    return imported
+
+
+def _import_all(packages: Sequence[str], folders: str | None) -> list[ModuleType]:
     imported = []
     for package in packages:
         imported.append(_import_module(package))

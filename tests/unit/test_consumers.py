@@ -186,6 +186,29 @@ def test_files_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [one.name for one in found] == ["order_logging", "extra"]
 
 
+@pytest.mark.usefixtures("forget_files")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "listed = [made('coupons')]",
+        "for name in ('coupons', 'points'):\n    one = made(name)",
+        "one = made('coupons')\none = made('coupons')",
+        "def declare():\n    made('coupons')\ndeclare()",
+    ],
+    ids=["list", "loop", "twice", "function"],
+)
+def test_one_that_would_not_run(source: str, tmp_path: Path) -> None:
+    """Only a module's variables are looked at; a consumer elsewhere is told, not ignored."""
+    (tmp_path / "some.py").write_text(
+        "from order_relay import Consumer, HttpPost\n"
+        "def made(name):\n"
+        "    return Consumer(name, topic='t', group=name, handler=HttpPost('http://x'))\n" + source
+    )
+    with pytest.raises(InvalidConsumer, match="consumer coupons would not run: each Consumer"):
+        import_modules(["agents"], str(tmp_path))
+    assert isinstance(consumer(), Consumer)  # one declared later is no error
+
+
 @pytest.mark.parametrize("folders", ["/nowhere", ",", " "])
 def test_a_folder_that_does_not_exist(folders: str) -> None:
     """The line says what was given."""
