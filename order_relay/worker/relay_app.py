@@ -61,6 +61,9 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
+# The first wait before a background function that failed starts again; it doubles.
+BACKGROUND_RESTART_SECONDS = 1.0
+MAX_BACKGROUND_RESTART_SECONDS = 60.0
 # With Python's default of 700 new objects the garbage collector takes a fifth of the CPU time of a
 # worker with hundreds of deliveries in flight.
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -86,8 +89,8 @@ class RelayApp(faust.App):
         settings: The worker's settings.
         consumers: The consumers that this worker runs.
         declared: All declared consumers; commands work on each of them.
-        background: Functions that start with the worker and run beside deliveries. They end by
-            themselves, or are cancelled at shutdown.
+        background: Functions that start with the worker and run beside deliveries. They return, or
+            are cancelled at shutdown; one that raises is started again.
         on_consumer: Functions that are called with each consumer's runtime before it starts.
         metrics: All metrics.
         tracing: Makes the worker's spans; ``None``: tracing is off.
@@ -196,7 +199,9 @@ class RelayApp(faust.App):
         if self.should_stop:
             return  # a stop came meanwhile, and would not stop what starts after it
         await self._pause_as_before()
-        self._background_tasks += [asyncio.create_task(_logged(work)) for work in self.background]
+        self._background_tasks += [
+            asyncio.create_task(_run_to_its_end(work)) for work in self.background
+        ]
         self._starting = [asyncio.create_task(self._start(one)) for one in self._runtimes]
         await asyncio.sleep(0)  # now each background function has begun
         if not self.fallback.replaying:
@@ -375,15 +380,28 @@ class RelayApp(faust.App):
         """Make no data directory: Faust stores no tables."""
 
 
-async def _logged(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a background function. An error is logged, and ends only this function."""
-    try:
-        await work()
-    except asyncio.CancelledError:
-        raise
-    except BaseException:  # sys.exit would end the worker
-        name = getattr(work, "__name__", type(work).__name__)
-        logger.exception(LogLine("Task beside the consumers failed, it stays ended", task=name))
+async def _run_to_its_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a background function. An error is logged, and the function starts again after a wait."""
+    wait_seconds, loop = BACKGROUND_RESTART_SECONDS, asyncio.get_running_loop()
+    while True:
+        started = loop.time()
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # sys.exit would end the worker
+            if loop.time() - started > MAX_BACKGROUND_RESTART_SECONDS:
+                wait_seconds = BACKGROUND_RESTART_SECONDS
+            name = getattr(work, "__name__", type(work).__name__)
+            logger.exception(
+                LogLine(
+                    "Task beside the consumers failed, it starts again",
+                    task=name,
+                    wait_seconds=wait_seconds,
+                )
+            )
+        await asyncio.sleep(wait_seconds)
+        wait_seconds = min(2 * wait_seconds, MAX_BACKGROUND_RESTART_SECONDS)
 
 
 def create_app() -> RelayApp:

@@ -13,10 +13,10 @@ from order_relay import Consumer, Delivery, OrderPaid
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
+from order_relay.worker import relay_app
 from order_relay.worker.relay_app import RelayApp
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports
-from tests.support.waiting import eventually
 
 
 async def handle(order: OrderPaid, delivery: Delivery) -> None:
@@ -147,20 +147,27 @@ async def test_a_consumer_leaves_its_group_though_another_one_still_waits_for_at
 
 @pytest.mark.parametrize("error", [OSError("no session"), SystemExit("no session")])
 async def test_a_task_beside_the_consumers_fails_alone(
-    application: RelayApp, caplog: pytest.LogCaptureFixture, error: BaseException
+    application: RelayApp,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
-    """The log has its error and name, and the worker continues."""
+    """The log has its error and name, the worker continues, and the task starts again."""
+    monkeypatch.setattr(relay_app, "BACKGROUND_RESTART_SECONDS", 0.01)
+    starts = []
+    holds = asyncio.Event()
 
     async def hold_session() -> None:
-        raise error
+        starts.append(1)
+        if len(starts) <= 2:
+            raise error
+        holds.set()
 
     application.background.append(hold_session)
     await application.start()
-    await eventually(
-        lambda: "Task beside the consumers failed, it stays ended task=hold_session" in caplog.text,
-        30,
-        "to tell it",
-    )
+    await asyncio.wait_for(holds.wait(), 60)
+    failed = "Task beside the consumers failed, it starts again task=hold_session wait_seconds="
+    assert [f"{failed}{seconds}" in caplog.text for seconds in (0.01, 0.02)] == [True, True]
     assert not application.should_stop
     assert not application.crashed
 
