@@ -58,7 +58,7 @@ class LineReader:
         Raises:
             OSError: Reading failed.
         """
-        number, rest, chunk = 0, b"", b"?"
+        number, rest, chunk = 0, bytearray(), b"?"
         while chunk:
             chunk = await self._next_chunk()
             if self._stopped:
@@ -66,8 +66,11 @@ class LineReader:
             self.bytes_read += len(chunk)
             first, *others = chunk.split(b"\n") if chunk else (b"", b"")
             # Of a line that is too long, one byte too many is kept.
-            pieces = [rest + first[: self._max_line_bytes + 1 - len(rest)], *others]
-            rest = pieces.pop()[: self._max_line_bytes + 1]
+            rest += first[: self._max_line_bytes + 1 - len(rest)]
+            pieces: list[bytes] = []
+            if others:
+                pieces = [bytes(rest), *others[:-1]]
+                rest = bytearray(others[-1][: self._max_line_bytes + 1])
             lines = [self._line(number, piece) for number, piece in enumerate(pieces, number + 1)]
             number += len(pieces)
             yield [line for line in lines if line.value or line.too_long]
