@@ -102,7 +102,10 @@ class DatabaseReplaced(DatabaseUnavailable):
 
 @dataclass(eq=False)
 class PublishFailed(RetryableError):
-    """An event is neither in Kafka nor in the database: the caller must keep it."""
+    """Neither Kafka nor the database has acknowledged an event: the caller must keep it.
+
+    It may arrive all the same, if only the answer is lost or late.
+    """
 
     event_id: str  # a repeated publish should carry the same
     kafka_error: BaseException  # why Kafka does not have it

@@ -149,7 +149,8 @@ class Publisher:
         Raises:
             InvalidEvent: It is not an ORDER_PAID event; nothing was done.
             RecordTooLarge: It exceeds Kafka's limit and was not saved either.
-            PublishFailed: Kafka and the database both refused; the event is not saved anywhere.
+            PublishFailed: Kafka and the database both refused, or did not answer. The event may
+                arrive all the same: publish it again with the same ``event_id``.
             RuntimeError: This is not the loop that the publisher was made in.
         """
         if self._loop not in (None, asyncio.get_running_loop()):
