@@ -69,7 +69,10 @@ async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
         if isinstance(answer, str):
             return answer
         try:
-            rows.append(_summary(str(url), answer.body))
+            of_consumer = (url / "history").with_query(consumer=answer.body["consumer"])
+            history = await get_object(client, of_consumer, {}, MAX_STATS_BYTES)
+            past = {} if isinstance(history, str) else history.body
+            rows.append(_summary(str(url), answer.body, past))
             if name is None:
                 names += [one for one in answer.body["consumers"] if one != rows[0]["consumer"]]
         except (KeyError, TypeError, AttributeError):
@@ -77,8 +80,8 @@ async def _ask(client: aiohttp.ClientSession, url: URL) -> list[Figures] | str:
     return rows
 
 
-def _summary(url: str, figures: Figures) -> Figures:
-    view = ConsumerView(figures["consumer"], [WorkerAnswer(url, figures)])
+def _summary(url: str, figures: Figures, history: Figures) -> Figures:
+    view = ConsumerView(figures["consumer"], [WorkerAnswer(url, figures, history)])
     target, letters = figures["target"], figures["open_dead_letters"]
     bad = [one for one in view.verdicts() if one.level == "bad"]
     problems = [f"{one.text} {url.rstrip('/')}{one.link}" if one.link else one.text for one in bad]

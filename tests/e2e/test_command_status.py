@@ -1,7 +1,11 @@
 """``order-relay status``: the state of the shipped worker, and what needs a person."""
 
 import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -92,26 +96,52 @@ async def test_a_worker_that_is_well_and_one_that_is_not(
         assert f"{row_told} {url}/fallback?status=FAILED" in told
 
 
-async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
-    """With a partition that is not measured, the lag is unknown."""
-    figures = {
-        "version": "1", "consumer": "order_logging", "consumers": ["order_logging"],
-        "paused": False, "kafka_up": True, "in_flight": 0, "deleted_records": 0,
-        "near_deletion_records": 0, "partitions": [{"lag": 7}, {"lag": None}],
-        "target": {"state": "works", "since_seconds": 1, "said": "works for 1 s"},
-        "open_dead_letters": {"total": 0, "oldest_seconds": 0, "deleted": 0},
-        "fallback": {"database_up": True, "failed": 0, "files_replaced": 0},
-    }  # fmt: skip
+FIGURES = {
+    "version": "1", "consumer": "order_logging", "consumers": ["order_logging"],
+    "paused": False, "kafka_up": True, "in_flight": 0, "deleted_records": 0,
+    "near_deletion_records": 0, "partitions": [{"lag": 7}, {"lag": None}],
+    "target": {"state": "works", "since_seconds": 1, "said": "works for 1 s"},
+    "open_dead_letters": {"total": 0, "oldest_seconds": 0, "deleted": 0},
+    "fallback": {"database_up": True, "failed": 0, "files_replaced": 0},
+}  # fmt: skip
 
-    async def stats(request: web.Request) -> web.Response:
-        return web.json_response(figures)
+
+@asynccontextmanager
+async def worker_that_says(tmp_path: Path, **pages: Any) -> AsyncIterator[Commands]:
+    """The commands, with a worker that has these pages."""
+
+    async def page(request: web.Request) -> web.Response:
+        return web.json_response(pages[request.path[1:]])
 
     application = web.Application()
-    application.router.add_get("/stats", stats)
+    for name in pages:
+        application.router.add_get(f"/{name}", page)
     async with TestServer(application) as server:
-        commands = Commands(tmp_path, web_port=server.port)
+        yield Commands(tmp_path, web_port=server.port)
+
+
+async def test_a_lag_that_is_not_known_is_not_zero(tmp_path: Path) -> None:
+    """With a partition that is not measured, the lag is unknown."""
+    async with worker_that_says(tmp_path, stats=FIGURES) as commands:
         assert (await commands("status", "--json")).objects[0]["lag"] is None
         assert re.search(r"works for 1 s +2 +\? +0 +0", (await commands("status")).out)
+
+
+async def test_a_record_that_is_stuck_is_a_problem(tmp_path: Path) -> None:
+    """Its handler hangs: the target has not failed, and nothing is delivered."""
+    stuck = {
+        "oldest_unfinished_seconds": 360.0, "breaker": {"state": "closed"},
+        "deliveries": {"delivered": 0},
+    }  # fmt: skip
+    minutes = [
+        {"at": time.time() - 60.0 * ago, "oldest_seconds": 60.0, "delivered": 0}
+        for ago in range(5, -1, -1)
+    ]
+    async with worker_that_says(
+        tmp_path, stats=FIGURES | stuck, history={"minutes": minutes, "target": []}
+    ) as commands:
+        told = (await commands("status", statuses=(1,))).out
+        assert "A record is 6 min old and still not finished: its handler or the target" in told
 
 
 async def test_no_worker_is_one_line(tmp_path: Path, sink: ScriptedSink) -> None:
