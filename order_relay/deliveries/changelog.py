@@ -17,10 +17,6 @@ logger = logging.getLogger(__name__)
 # How long changes are collected before they go to Kafka. A request costs far more than one more
 # record in it, and offsets are committed only once a second.
 GATHER_SECONDS = 0.05
-# After fewer changes than this, the next ones are collected for longer: at a low rate the requests
-# and their answers would be a tenth of the worker's CPU.
-FEW_CHANGES = 20
-GATHER_FEW_SECONDS = 0.2
 # While more changes are unacknowledged, a record is finished without waiting for its own.
 MAX_UNACKNOWLEDGED = 10_000
 # Changes that Kafka refused are written again after this time, as many as may be unacknowledged.
@@ -53,7 +49,6 @@ class Changelog:
         self._drained.set()
         self._refused = False
         self._gathered: dict[int, _Batch] = {}  # by partition, to be sent next
-        self._gather_seconds = GATHER_FEW_SECONDS
         self._unanswered: set[_Batch] = set()  # these, and all that were sent
         self._refused_changes: dict[tuple[int, bytes], bytes | None] = {}
         self._retry: asyncio.TimerHandle | None = None
@@ -110,7 +105,7 @@ class Changelog:
         if partition in self._gathered:  # it belongs to the ``next_offsets`` of an earlier reading
             self._send()
         if not self._gathered:
-            asyncio.get_running_loop().call_later(self._gather_seconds, self._send)
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._send)
         self._drained.clear()
         batch = self._gathered[partition] = _Batch(partition, self.next_offsets)
         self._unanswered.add(batch)
@@ -118,8 +113,6 @@ class Changelog:
 
     def _send(self) -> None:
         gathered, self._gathered = self._gathered, {}
-        is_few = sum(len(batch.changes) for batch in gathered.values()) < FEW_CHANGES
-        self._gather_seconds = GATHER_FEW_SECONDS if is_few else GATHER_SECONDS
         for batch in gathered.values():
             try:
                 self._producer.enqueue(

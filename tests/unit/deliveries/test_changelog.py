@@ -8,15 +8,9 @@ from typing import cast
 import pytest
 
 from order_relay.deliveries import changelog as changelog_module
-from order_relay.deliveries.changelog import (
-    FEW_CHANGES,
-    GATHER_FEW_SECONDS,
-    GATHER_SECONDS,
-    Changelog,
-)
+from order_relay.deliveries.changelog import Changelog
 from order_relay.errors import PublishRefused
 from order_relay.kafka.producer import KafkaProducer, KeyAndValue, OnSettled
-from tests.support.virtual_time import virtual_time
 
 REFUSAL = PublishRefused("changelog", "not authorized")
 
@@ -91,26 +85,6 @@ async def test_each_callback_is_called_once(changelog: Changelog, kafka: SlowKaf
     assert done == ["acknowledged", "sent", "gathered"]
     kafka.acknowledge()
     assert done == ["acknowledged", "sent", "gathered", "later"]
-
-
-@virtual_time
-async def test_few_changes_are_gathered_for_longer() -> None:
-    """At a low rate a request for each 50 ms would cost more than all else about them."""
-    kafka = SlowKafka()
-    changelog = Changelog(cast(KafkaProducer, kafka), "changelog")
-    for changes, seconds in (
-        (1, GATHER_FEW_SECONDS),
-        (FEW_CHANGES, GATHER_FEW_SECONDS),
-        (FEW_CHANGES - 1, GATHER_SECONDS),
-        (1, GATHER_FEW_SECONDS),
-    ):
-        for number in range(changes):
-            changelog.write(number % 2, b"%d" % number, b"{}")
-        await asyncio.sleep(seconds - 0.001)
-        assert not kafka.batches
-        await asyncio.sleep(0.002)
-        assert kafka.batches
-        kafka.acknowledge()
 
 
 async def test_a_change_waits_for_its_partition_alone(
