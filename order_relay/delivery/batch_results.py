@@ -22,7 +22,12 @@ SUCCESS_WORDS = frozenset(
 # Fields that count or list the records that were not taken, such as ``failed`` of Axiom,
 # ``num_rejected_docs`` of Quickwit, ``FailedRecordCount`` of Firehose and ``insertErrors`` of
 # BigQuery; OTLP has them inside ``partialSuccess``.
-_FAILURES = re.compile("error|fail|reject|partialsuccess", re.IGNORECASE)
+_FAILURES = re.compile(
+    r"(num|number|of|total|insert|parse)*(errors?|failed|failures?|reject(ed|ions?))"
+    r"(log)?(docs?|documents?|records?|items?|events?|lines?|rows?|entries|messages?|orders?)?"
+    r"(count|total|info)?|partialsuccess"
+)
+_NO_LETTER = re.compile("[^a-z]")
 _GZIP = b"\x1f\x8b"
 _JSON = json.JSONDecoder()
 
@@ -123,7 +128,8 @@ def _item_answer(entry: Any, redact: Callable[[str], str], *, in_words: bool) ->
 def _tells_failures(decoded: Any) -> bool:
     """Whether a field at the top, such as ``failed``, is true, positive or not empty."""
     return isinstance(decoded, dict) and any(
-        _FAILURES.search(name) and _is_some(value) for name, value in decoded.items()
+        _FAILURES.fullmatch(_NO_LETTER.sub("", name.lower())) and _is_some(value)
+        for name, value in decoded.items()
     )
 
 
