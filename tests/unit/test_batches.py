@@ -542,8 +542,12 @@ async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
         (200, b'{"errors":false,"failed":0,"rejected":[],"error":null}', "success success"),
         (200, b'{"error":"none","partialSuccess":{},"failures":{"count":0}}', "success success"),
         (200, b'{"orders":[{"failed":1}]}', "success success"),
-        (200, gzip.compress(b'[{"status":200},{"status":422}]'), "success rejected"),
-        (200, gzip.compress(b'[{"status":200},{"status":422}]')[:-9], "retryable retryable"),
+        (200, gzip.compress(b'[{"status":200},{"status":422}]', mtime=0), "success rejected"),
+        (
+            200,
+            gzip.compress(b'[{"status":200},{"status":422}]', mtime=0)[:-9],
+            "retryable retryable",
+        ),
         (200, b"\x1f\x8bno gzip", "retryable retryable"),
     ],
 )
