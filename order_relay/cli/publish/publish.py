@@ -78,6 +78,8 @@ async def _publish(
     signals: list[int] = []
 
     def stop(*received: signal.Signals) -> None:
+        if received and not signals and not dry_run:
+            _remark("stopping: events begun wait for Kafka or the database, up to a minute")
         signals.extend(received)
         reader.stop()
         bulk.close_soon()  # the lines begun still end
