@@ -103,11 +103,12 @@ class Collector:
     def is_stalled(self) -> bool:
         """Whether nothing has moved for longer than the user of a counted run wants to wait.
 
-        The worker's start has a minute more. Records in the worker are moving: it retries a
-        hopeless one for long before it gives it up.
+        The worker's start has a minute more. Records in the worker are moving while the breaker is
+        closed: it retries a hopeless one for long before it gives it up.
         """
-        if any(one["in_flight"] or one["held"] for one in self.stats.values()):
-            self._moved()
+        for one in self.stats.values():
+            if one["held"] and one["breaker"]["state"] == "closed":
+                self._moved()
         quiet_seconds = self._clock() - self._moved_at
         return self.options.orders is not None and quiet_seconds > self.options.give_up_after
 

@@ -28,7 +28,10 @@ from demo.command_line import (
 )
 
 RETRY_AFTER_SECONDS = 2
-# A refused order is refused on every attempt, and a hopeless one fails on every attempt.
+# A refused order is refused on every attempt. A hopeless one fails more often than the relay tries
+# it while others succeed. In the end it is refused, too: otherwise the last orders of a run would
+# look like an outage, and wait for ever.
+HOPELESS_ATTEMPTS = 8
 SHARES = {"refused": 0.015, "hopeless": 0.005, "flaky": 0.07, "slow": 0.04, "fine": 0.87}
 SLOW_SECONDS = (0.8, 2.5)
 # Orders seen before the first outage, and between one and the next.
@@ -134,7 +137,7 @@ class SampleLogger:
             case "refused":
                 return Kind.REFUSED, delay
             case "hopeless":
-                return Kind.UNAVAILABLE, delay
+                return (Kind.UNAVAILABLE if attempt <= HOPELESS_ATTEMPTS else Kind.REFUSED), delay
             case "flaky":
                 failing_attempts = order.choice((1, 1, 2))
                 failure = order.choices(FAILURES, weights=(4, 2, 3, 1))[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from confluent_kafka import Message
 
@@ -55,16 +57,23 @@ def test_only_the_first_answer_ends_the_delivery_time() -> None:
     assert run.percentiles() == {"p50": 2.5, "p95": 2.5, "p99": 2.5}
 
 
-@pytest.mark.parametrize("hands", ["in_flight", "held"])
-def test_a_run_is_not_given_up_while_the_worker_has_records(hands: str) -> None:
-    """A hopeless order is retried for longer than a run may stall; then the limit counts."""
+@pytest.mark.parametrize("left", [(0, "closed"), (1, "open"), (1, "half_open")])
+def test_a_run_is_not_given_up_while_the_worker_tries_records(left: tuple[int, str]) -> None:
+    """A hopeless order is retried for longer than a run may stall; then the limit counts.
+
+    Behind an open breaker it is tried for ever, if no other order comes.
+    """
+
+    def figures(held: int, breaker: str) -> dict[str, Any]:
+        return {"order_logging": {"held": held, "breaker": {"state": breaker}}}
+
     run = Run(Options(orders=2, give_up_after=120.0))
     run.paid_at("hopeless", 1100.0)
     assert not run.is_stalled()
-    run.stats = {"order_logging": {"in_flight": 0, "held": 0, hands: 1}}
+    run.stats = figures(1, "closed")
     for run.now in (1500.0, 2000.0):
         assert not run.is_stalled()
-    run.stats = {"order_logging": {"in_flight": 0, "held": 0}}
+    run.stats = figures(*left)
     for run.now, stalled in ((2119.0, False), (2121.0, True)):
         assert run.is_stalled() is stalled
     run.logged_at("hopeless", 2122.0)
