@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_TAIL_SECONDS = 15.0
 PRODUCER_STOP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
+FOLLOW_PAUSES_SECONDS = 15.0
 # The first wait before a background function that failed starts again; it doubles.
 BACKGROUND_RESTART_SECONDS = 1.0
 MAX_BACKGROUND_RESTART_SECONDS = 60.0
@@ -128,6 +129,7 @@ class RelayApp(faust.App):
             settings, table, self._producer_of_events, self.metrics, tracing=self.tracing
         )
         self._audit = AuditLog(self.fallback.store.engine)
+        self._paused: set[str] = set()
         self._shutdown_watch = ShutdownWatch()
         self._background_tasks: list[asyncio.Task[None]] = []
         self._runtimes: list[ConsumerRuntime] = []
@@ -199,6 +201,7 @@ class RelayApp(faust.App):
         if self.should_stop:
             return  # a stop came meanwhile, and would not stop what starts after it
         await self._pause_as_before()
+        self._background_tasks.append(asyncio.create_task(self._follow_pauses()))
         self._background_tasks += [
             asyncio.create_task(_run_to_its_end(work)) for work in self.background
         ]
@@ -295,18 +298,33 @@ class RelayApp(faust.App):
     async def _pause_as_before(self) -> None:
         """Pause the consumers that a person had paused before this worker started."""
         try:
-            async with asyncio.timeout(AUDIT_SECONDS):
-                paused = await self._audit.paused()
+            await self._apply_pauses()
         except (DatabaseUnavailable, TimeoutError) as error:
             problem = str(error) or "no answer in time"
             logger.warning(LogLine("Paused consumers are not known, none is paused", error=problem))
-            return
+
+    async def _follow_pauses(self) -> None:
+        """Apply what a person changed while other workers did not reach this one."""
+        while True:
+            await asyncio.sleep(FOLLOW_PAUSES_SECONDS)
+            with suppress(DatabaseUnavailable, TimeoutError):
+                await self._apply_pauses()
+
+    async def _apply_pauses(self) -> None:
+        async with asyncio.timeout(AUDIT_SECONDS):
+            paused = await self._audit.paused()
+        # Only what has changed: a pause may have been made while the database was away.
+        changed, self._paused = paused ^ self._paused, paused
         for runtime in self._runtimes:
-            if runtime.name in paused:
-                runtime.dispatcher.pause(True)
-                logger.warning(
-                    LogLine("Consumer stays paused until it is resumed", consumer=runtime.name)
-                )
+            is_paused = runtime.name in paused
+            if runtime.name not in changed or runtime.dispatcher.paused == is_paused:
+                continue
+            runtime.dispatcher.pause(is_paused)
+            logger.warning(
+                LogLine("Consumer stays paused until it is resumed", consumer=runtime.name)
+                if is_paused
+                else LogLine("Consumer was resumed", consumer=runtime.name)
+            )
 
     async def _start(self, runtime: ConsumerRuntime) -> None:
         try:

@@ -11,12 +11,14 @@ import pytest
 from agents.fallback_replay import register
 from order_relay import Consumer, Delivery, OrderPaid
 from order_relay.dead_letters.index import LetterIndex
+from order_relay.fallback.sql.audit_log import PAUSED, RESUMED, AuditEntry
 from order_relay.settings import Settings
 from order_relay.settings.consumers import configure
 from order_relay.worker import relay_app
 from order_relay.worker.relay_app import RelayApp
 from tests.support.embedded import EmbeddedKafka
 from tests.support.kafka.ports import free_ports
+from tests.support.waiting import eventually
 
 
 async def handle(order: OrderPaid, delivery: Delivery) -> None:
@@ -170,6 +172,32 @@ async def test_a_task_beside_the_consumers_fails_alone(
     assert [f"{failed}{seconds}" in caplog.text for seconds in (0.01, 0.02)] == [True, True]
     assert not application.should_stop
     assert not application.crashed
+
+
+async def test_a_pause_that_did_not_reach_a_worker_is_followed(
+    application: RelayApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that was frozen, or had no database at its start; its own pause is not undone."""
+    monkeypatch.setattr(relay_app, "FOLLOW_PAUSES_SECONDS", 0.01)
+    audit = application._audit
+    await audit.write(AuditEntry("a person", PAUSED, "coupons", 1, ""))
+    await application.start()
+    dispatchers = {one.name: one.dispatcher for one in application._runtimes}
+    coupons = dispatchers.pop("coupons")
+    (other,) = dispatchers.values()
+    assert coupons.paused
+    other.pause(True)  # the database did not take it
+    await audit.write(AuditEntry("a person", RESUMED, "coupons", 1, ""))
+    await eventually(lambda: not coupons.paused, 30, "to resume")
+    await audit.write(AuditEntry("a person", PAUSED, "coupons", 1, ""))
+    await eventually(lambda: coupons.paused, 30, "to pause")
+    assert other.paused
+    told = [line for line in caplog.messages if line.startswith("Consumer ")]
+    assert [line.split(" consumer=")[0] for line in told] == [
+        "Consumer stays paused until it is resumed",
+        "Consumer was resumed",
+        "Consumer stays paused until it is resumed",
+    ]
 
 
 @pytest.mark.parametrize("replays", [True, False])

@@ -172,6 +172,14 @@ def test_a_source_topic_that_does_not_exist() -> None:
         assert all("source topic" not in one.text for one in view(gone | other).verdicts())
 
 
+def test_a_pause_that_has_not_reached_all_workers() -> None:
+    """The line says on how many; without a number it is all of them."""
+    (some,) = view(stats(paused=True), stats(paused=False)).verdicts()
+    assert some.text == "Paused on 1 of 2 workers: nothing is sent until a person resumes it."
+    (every,) = view(stats(paused=True), stats(paused=True)).verdicts()
+    assert every.text == "Paused: nothing is sent until a person resumes it."
+
+
 def test_rows_that_wait_are_told_in_a_sentence() -> None:
     """One row and several."""
     rows = stats(fallback={"failed": 2, "pending": 1, "database_up": True})

@@ -197,6 +197,9 @@ class ConsumerView:
         no_topic = self.largest("topic_partitions") == 0 and not silent
         problem = next(filter(None, (one.stats.get("group_problem") for one in self.answers)), "")
         stuck = max(one.stuck_seconds for one in self.answers)
+        paused = sum(bool(one.stats.get("paused")) for one in self.answers)
+        workers = len(self.answers)
+        on = f" on {paused} of {workers} workers" if paused < workers else ""
         checks: list[tuple[object, Verdict]] = [
             (problem, Verdict("bad", f"A worker cannot join its group: {problem}.",
                               "OrderRelayPartitionsUnassigned")),
@@ -233,9 +236,8 @@ class ConsumerView:
                      "OrderRelayOpenDeadLettersDeleted")),
             (failed, Verdict("bad", f"{_count(failed, 'row', of=TABLE)} for a person.",
                              "OrderRelayFailedRows", f"{rows}FAILED")),
-            (self.largest("paused"),
-             Verdict("warn", "Paused: nothing is sent until a person resumes it.", "",
-                     f"/consumers{query}")),
+            (paused, Verdict("warn", f"Paused{on}: nothing is sent until a person resumes it.", "",
+                             f"/consumers{query}")),
             ((self.largest("transaction_open_seconds") or 0) > 300,
              Verdict("warn", "An open transaction of a producer holds back records.",
                      "OrderRelayTransactionOpen")),
