@@ -176,7 +176,9 @@ class OpenLetters:
             self._known_commits[partition] = commit
         if before is not None and extent.low > before.low:
             deleted = await self.ask(lambda index: index.remove_below(partition, extent.low))
-            self._tell_deleted(partition, deleted)
+            # Also those that came and went between two looks.
+            unread = max(extent.low - max(before.end, redriven.below), 0)
+            self._tell_deleted(partition, deleted + unread)
         start = max(extent.low, redriven.below, before.end if before is not None else 0)
         batch: list[Letter] = []
         began = time.monotonic()

@@ -114,7 +114,8 @@ def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Hea
         for name, value in record.headers
         if not name.startswith(_OURS) and name != EVENT_ID_HEADER
     ]
-    message = _bounded(letter.message)
+    # With a zero character it would be shown, and filtered, as hexadecimal digits.
+    message = _bounded(letter.message.replace("\0", "\\x00"))
     headers += [
         (EVENT_ID_HEADER, record.event_id()),
         ("kafka_dlt-original-topic", record.topic.encode()),

@@ -13,7 +13,7 @@ from yarl import URL
 
 from order_relay.web import console
 from order_relay.web.console.cluster import Cluster, ConsumerView, WorkerAnswer, span
-from order_relay.web.console.pages import chart
+from order_relay.web.console.pages import chart, shown
 from tests.support.standing_health import served_consumer
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +178,13 @@ def test_a_pause_that_has_not_reached_all_workers() -> None:
     assert some.text == "Paused on 1 of 2 workers: nothing is sent until a person resumes it."
     (every,) = view(stats(paused=True), stats(paused=True)).verdicts()
     assert every.text == "Paused: nothing is sent until a person resumes it."
+
+
+def test_text_from_outside_cannot_change_what_is_shown() -> None:
+    """Neither the direction of writing nor a long key; None is nothing."""
+    assert shown("\u202eder\x1b[31m ü") == r"\u202eder\x1b[31m ü"
+    assert shown("k" * 81) == "k" * 80 + "…"
+    assert (shown("k" * 5000, 0), shown(None), shown(7)) == ("k" * 5000, "", "7")
 
 
 def test_rows_that_wait_are_told_in_a_sentence() -> None:

@@ -127,7 +127,10 @@ def test_headers_of_an_earlier_dead_letter_are_replaced() -> None:
     assert [value for name, value in headers if name != "event-id"].count(b"earlier") == 0
 
 
-@given(st.text() | st.text("\u20ac\U0001f600a", min_size=600, max_size=3000))
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+    | st.text("\u20ac\U0001f600a", min_size=600, max_size=3000)
+)
 def test_texts_are_bounded(text: str) -> None:
     """Long messages are cut between characters; the beginning is kept."""
     headers = dict(_headers(replace(LETTER, message=text)))
@@ -145,6 +148,12 @@ def test_text_that_is_not_unicode_is_kept() -> None:
     assert dict(_headers(replace(LETTER, message="a\udc80b")))["kafka_dlt-exception-message"] == (
         b"a?b"
     )
+
+
+def test_a_zero_character_in_a_message_is_written_out() -> None:
+    """Otherwise the whole message would be shown, and filtered, as hexadecimal digits."""
+    headers = dict(_headers(replace(LETTER, message="HTTP 422: a\0b")))
+    assert headers["kafka_dlt-exception-message"] == rb"HTTP 422: a\x00b"
 
 
 def test_a_zero_character_in_a_name_is_written_out() -> None:

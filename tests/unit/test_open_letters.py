@@ -286,6 +286,23 @@ async def test_open_letters_that_kafka_deletes_are_told(caplog: pytest.LogCaptur
     assert watch.figures.total == 1
 
 
+async def test_open_letters_that_were_never_seen_are_told() -> None:
+    """Letters that came after the last look, and were deleted before the next one."""
+    topic = Topic(*map(letter, range(4)))
+    watch = await topic.looked_at()
+    topic.letters_there = list(map(letter, range(12)))
+    topic.delete_before(10)
+    await watch.refresh(topic)
+    assert topic.deleted == 10
+    topic.letters_there = list(map(letter, range(20)))
+    topic.redrive(*range(16))
+    topic.delete_before(15)
+    await watch.refresh(topic)
+    assert topic.deleted == 10
+    assert watch.figures is not None
+    assert watch.figures.total == 4
+
+
 async def test_a_topic_made_anew_is_read_anew() -> None:
     """Offsets that begin again belong to new letters."""
     topic = Topic(*map(letter, range(4)))

@@ -22,6 +22,7 @@ from order_relay.errors import RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
+from order_relay.logs.log_line import printable
 from order_relay.model.byte_text import to_text
 from order_relay.model.order_paid import is_order_id
 from order_relay.version import VERSION
@@ -97,6 +98,7 @@ class Console:
         )
         self._templates.filters |= {
             "span": time_span, "moment": moment, "number": number, "text": to_text, "chart": chart,
+            "shown": shown,
         }  # fmt: skip
         self._templates.globals |= {"version": VERSION, "runbook_url": runbook_url or ""}
 
@@ -314,6 +316,15 @@ async def _closed_letters(
 
 
 # --- filters of the templates -----------------------------------------------------------------
+
+
+def shown(value: object, length: int = 80) -> str:
+    """Return a text from outside, cut to a length (0: whole), with its control characters escaped.
+
+    One that changes the direction of writing would show another key or order.
+    """
+    text = printable("" if value is None else str(value))
+    return f"{text[:length]}…" if 0 < length < len(text) else text
 
 
 def moment(value: datetime | float | None) -> str:
