@@ -208,7 +208,7 @@ def worker(arguments: Sequence[str]) -> None:
     sys.argv[:] = ["faust", "-A", application_name(), *before, "worker", *arguments]
     from faust.cli.faust import cli  # noqa: PLC0415 - reads the arguments when it is imported
 
-    cli()
+    cli(prog_name="faust")
 
 
 def load_application() -> Application:

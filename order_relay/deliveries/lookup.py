@@ -179,7 +179,8 @@ class OrderLookup:
                 count = await self.unread(partition)
         except Exception as error:  # noqa: BLE001 - whatever Kafka's client raises
             reasons.append(
-                f"Kafka does not say what of partition {partition} is not read ({error!r})"
+                f"Kafka does not say what of partition {partition} is not read: "
+                f"{str(error) or 'no answer in time'}"
             )
             return None
         if not count:
@@ -310,7 +311,10 @@ async def get_object(
                 content += chunk
                 if len(content) > max_bytes:
                     return f"its answer is over {max_bytes} bytes"
-            body = json.loads(content, parse_constant=_refuse_constant)
+            try:
+                body = json.loads(content, parse_constant=_refuse_constant)
+            except ValueError:
+                body = None
     except Exception as error:  # noqa: BLE001 - any error means no answer
         return str(error) or type(error).__name__
     if not isinstance(body, dict):

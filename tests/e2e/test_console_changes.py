@@ -59,7 +59,7 @@ async def test_letters_are_redriven_and_discarded(
 
         await page.get_by_role("button", name="Redrive selected").click()
         dialog = page.get_by_role("dialog")
-        await expect(dialog).to_contain_text("1 open letters will be published", timeout=SEEN_MS)
+        await expect(dialog).to_contain_text("1 open letter will be published", timeout=SEEN_MS)
         await confirm(page, token="wrong")
         await expect(dialog.locator("#confirm-answer")).to_contain_text("API_TOKEN")
         assert sink.accepted == []

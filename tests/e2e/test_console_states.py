@@ -156,7 +156,7 @@ async def test_ten_thousand_letters_without_a_database(
         await page.keyboard.press("Enter")
         dialog = page.get_by_role("dialog", name="Redrive selected")
         await expect(dialog.get_by_label("Your name")).to_be_focused()
-        await expect(dialog).to_contain_text("1 open letters will be published")
+        await expect(dialog).to_contain_text("1 open letter will be published")
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
         await expect(redrive).to_be_focused()

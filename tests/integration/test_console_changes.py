@@ -311,7 +311,7 @@ async def test_a_dry_run_says_how_many_and_changes_nothing(served: Served) -> No
     for body, text in (
         ({"positions": ["0:0", "0:2", "0:99"]}, "2 open letters"),
         ({"filter": {}}, "3 open letters"),
-        ({"filter": {"key": "1"}}, "1 open letters"),
+        ({"filter": {"key": "1"}}, "1 open letter will"),
     ):
         status, answer = await served.ask(
             "/dead-letters/redrive", {"consumer": "order_logging", **body}

@@ -386,10 +386,12 @@ async def _letters_text(
         return sum(index.is_open(*position) for position in positions)
 
     number = await consumer.letters.ask(count)
+    letters = "1 open letter" if number == 1 else f"{number:,} open letters"
     if action == "redrive":
         topic = consumer.settings.order_paid_topic
-        return f"{number:,} open letters will be published to {topic} again."
-    return f"{number:,} open letters will not be delivered: they count as dealt with."
+        return f"{letters} will be published to {topic} again."
+    they = "it counts" if number == 1 else "they count"
+    return f"{letters} will not be delivered: {they} as dealt with."
 
 
 async def _read_body(request: web.Request) -> Body:
