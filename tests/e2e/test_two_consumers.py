@@ -45,13 +45,19 @@ async def issue(order, delivery):
 """
 
 
+def consumers_in(tmp_path: Path, name: str, source: str) -> Path:
+    """Write a file of consumers into a folder for CONSUMER_FOLDERS, and return the folder."""
+    folder = tmp_path / "consumers"
+    folder.mkdir()
+    (folder / name).write_text(source, encoding="utf-8")
+    return folder
+
+
 async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """SIGTERM ends the worker with 0; only the stuck consumer's record is not committed."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "stuck.py").write_text(STUCK, encoding="utf-8")
+    folder = consumers_in(tmp_path, "stuck.py", STUCK)
     group = f"{stage.group_id}-stuck"
     await stage.publish(orders(20))
     async with WorkerProcess(
@@ -98,9 +104,7 @@ async def test_calls_that_hang_in_threads_delay_no_other_consumer(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """``asyncio.to_thread`` has ``max_in_flight`` threads for each consumer, not some for all."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "in_threads.py").write_text(IN_THREADS, encoding="utf-8")
+    folder = consumers_in(tmp_path, "in_threads.py", IN_THREADS)
     topics = {f"{name}_topic": stage.topic for name in ("hangs", "works")}
     groups = {f"{name}_group": f"{stage.group_id}-{name}" for name in ("hangs", "works")}
 
@@ -122,9 +126,7 @@ async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """Other consumers skip and commit it, even an old letter without a consumer's name."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
+    folder = consumers_in(tmp_path, "coupons.py", COUPONS)
     of_coupons = replace(
         stage, dlq_topic=f"{stage.topic}.coupons.DLQ", group_id=f"{stage.group_id}-coupons"
     )
@@ -192,9 +194,7 @@ async def test_tasks_of_a_handlers_own_neither_keep_a_worker_nor_end_it_with_0(
 
     No record is lost.
     """
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "leaves.py").write_text(LEAVES_TASKS, encoding="utf-8")
+    folder = consumers_in(tmp_path, "leaves.py", LEAVES_TASKS)
     async with WorkerProcess(
         tmp_path, stage, sink.url, consumer_folders=folder, leaves_topic=stage.topic,
         leaves_group=f"{stage.group_id}-leaves",

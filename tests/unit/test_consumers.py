@@ -206,7 +206,8 @@ def test_one_that_would_not_run(source: str, tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidConsumer, match="consumer coupons would not run: each Consumer"):
         import_modules(["agents"], str(tmp_path))
-    assert isinstance(consumer(), Consumer)  # one declared later is no error
+    # A consumer that is declared after the import is no error.
+    assert isinstance(consumer(), Consumer)
 
 
 @pytest.mark.parametrize("folders", ["/nowhere", ",", " "])
