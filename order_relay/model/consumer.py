@@ -265,13 +265,16 @@ def _is_struct(event: object) -> bool:
 
 def _given(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments of ``__init__`` that were given and are not kept as attributes."""
-    return MappingProxyType(
-        {
-            name: value
-            for name, value in arguments.items()
-            if value is not None and name not in _NOT_OPTIONS
-        }
-    )
+    given = {
+        name: value
+        for name, value in arguments.items()
+        if value is not None and name not in _NOT_OPTIONS
+    }
+    for option, value in given.items():
+        if isinstance(value, bool | bytes):  # pydantic would make 1 or text of it
+            owner = f"consumer {arguments['name']}" if "name" in arguments else "HttpPost"
+            raise InvalidConsumer(f"{owner}: {option}={value!r} must be a number or text")
+    return MappingProxyType(given)
 
 
 def _check_function(name: str, what: str, function: object, arguments: int) -> None:

@@ -238,6 +238,7 @@ async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served:
         ("/fallback/requeue", {"filter": {}}, "must have the status FAILED"),
         ("/fallback/discard", {"filter": {"status": "PENDING"}}, "must have the status FAILED"),
         ("/fallback/discard", {"filter": {"status": "LOST"}}, "must be one of"),
+        ("/fallback/discard", {"filter": {"status": "FAILED", "topic": "\0"}}, "must not have"),
         ("/fallback/discard", {"filter": {"status": "FAILED", "error": ""}}, "of length >= 1"),
         ("/fallback/discard", {"filter": {"status": "FAILED", "tpoic": "a"}},
          "filter has no field 'tpoic', but status, topic, key, error"),

@@ -327,6 +327,8 @@ POSTS = partial(consumer, handler=HttpPost("http://x"))
          "COUPONS_MAX_IN_FLIGHT='0' must be greater than"),
         (partial(consumer, max_in_flight=0), {}, "COUPONS_MAX_IN_FLIGHT='?0'? must be greater"),
         (partial(consumer, topic="no spaces"), {}, "COUPONS_TOPIC="),
+        (partial(consumer, group=b"coupons"), {}, "consumer coupons: group=b'coupons' must be a"),
+        (partial(consumer, max_in_flight=True), {}, "max_in_flight=True must be a number or text"),
         (partial(consumer, handler=HttpPost()), {},
          "consumer coupons: HttpPost needs a url, or COUPONS_URL"),
         (partial(consumer, handler=HttpPost("ftp://x")), {}, "COUPONS_URL="),

@@ -55,6 +55,9 @@ def row_filter(query: Mapping[str, str]) -> RowFilter:
     status = query.get("status")
     if status and status not in Status.__members__:
         raise BadQuery(f"status {status[:40]!r} must be one of: {', '.join(Status)}")
+    for name in ROW_QUERY:
+        if "\0" in query.get(name, ""):  # PostgreSQL refuses such a text
+            raise BadQuery(f"{name} must not have the character NUL")
     key = query.get("key")
     return RowFilter(
         status=Status(status) if status else None,
