@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, ThrottleEvent
@@ -54,11 +53,8 @@ RESTART_SECONDS = 2.0
 class Acknowledged:
     """A record is in Kafka: written by all in-sync replicas.
 
-    Attributes:
-        topic: Its topic.
-        partition: Its partition.
-        offset: Its offset; ``None`` if an earlier attempt, whose response was lost, had written it.
-            Kafka then tells only that it has the record (DUPLICATE_SEQUENCE_NUMBER).
+    Its offset is ``None`` if an earlier attempt, whose response was lost, had written it. Kafka
+    then tells only that it has the record (DUPLICATE_SEQUENCE_NUMBER).
     """
 
     topic: str
@@ -67,7 +63,6 @@ class Acknowledged:
 
 
 Refusal = RecordTooLarge | PublishRefused
-SendResult = Acknowledged | Refusal
 KeyAndValue = tuple[bytes | None, bytes | None]
 OnSettled = Callable[[int | None, Refusal | None], None]
 
@@ -139,17 +134,13 @@ class KafkaProducer:
     async def stop(self, timeout_seconds: float = 5.0) -> None:
         """Give records in flight ``timeout_seconds`` to be acknowledged, then close the client."""
         loop = asyncio.get_running_loop()
-        producer = self._producer
-        if producer is None:
-            self._stopping.set()
-            self._executor.shutdown(wait=False)
-            return
-        with contextlib.suppress(KafkaException):  # a fatal error: the poller settles the rest
-            left = await loop.run_in_executor(self._executor, producer.flush, timeout_seconds)
-            if left:
-                # The send() of each remaining record raises PublishRefused.
-                producer.purge(in_queue=True, in_flight=True, blocking=False)
-                await loop.run_in_executor(self._executor, producer.flush, 1.0)
+        if (producer := self._producer) is not None:
+            with contextlib.suppress(KafkaException):  # a fatal error: the poller settles the rest
+                left = await loop.run_in_executor(self._executor, producer.flush, timeout_seconds)
+                if left:
+                    # The send() of each remaining record raises PublishRefused.
+                    producer.purge(in_queue=True, in_flight=True, blocking=False)
+                    await loop.run_in_executor(self._executor, producer.flush, 1.0)
         self._stopping.set()
         if self._poller is not None:
             await loop.run_in_executor(self._executor, self._poller.join, 2.0)
@@ -171,9 +162,6 @@ class KafkaProducer:
 
         Cancelling the wait does not withdraw the record: it may still reach Kafka.
 
-        Returns:
-            The record's partition and offset.
-
         Raises:
             RecordTooLarge: The record is over the limit of the broker or the topic.
             PublishRefused: Kafka did not acknowledge the record within the delivery time-out, or
@@ -183,21 +171,17 @@ class KafkaProducer:
         _check_arguments(topic, headers, partition)
         acknowledged: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
 
-        def settle(outcome: SendResult) -> None:
-            if acknowledged.done():  # the wait was cancelled
-                return
-            if isinstance(outcome, Acknowledged):
-                acknowledged.set_result(outcome)
-            else:
-                acknowledged.set_exception(outcome)
-
         def on_delivery(error: KafkaError | None, message: Message) -> None:
-            outcome = (
-                Acknowledged(topic, message.partition() or 0, message.offset())
-                if error is None
-                else _refusal(topic, key, value, error)
-            )
-            self._settle_in_loop(partial(settle, outcome))
+            def settle() -> None:
+                if acknowledged.done():  # the wait was cancelled
+                    return
+                if error is not None:
+                    acknowledged.set_exception(_refusal(topic, key, value, error))
+                    return
+                position = message.partition() or 0, message.offset()
+                acknowledged.set_result(Acknowledged(topic, *position))
+
+            self._settle_in_loop(settle)
 
         options: dict[str, Any] = {"headers": list(headers), "on_delivery": on_delivery}
         if partition is not None:
@@ -417,16 +401,10 @@ def _produce_refusal(
         return PublishRefused(topic, "the producer's queue is full", "_QUEUE_FULL")
     if not isinstance(error, KafkaException):
         return PublishRefused(topic, f"not a valid record: {error}", "_INVALID_ARG")
-    return _refusal(topic, key, value, error.args[0], str(error.args[0]))
+    return _refusal(topic, key, value, error.args[0])
 
 
-def _refusal(
-    topic: str,
-    key: bytes | None,
-    value: bytes | None,
-    error: KafkaError,
-    reason: str | None = None,
-) -> Refusal:
+def _refusal(topic: str, key: bytes | None, value: bytes | None, error: KafkaError) -> Refusal:
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return RecordTooLarge(topic, len(key or b"") + len(value or b""))
-    return PublishRefused(topic, reason or error.str(), error.name())
+    return PublishRefused(topic, error.str(), error.name())
