@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from operator import methodcaller
-from types import TracebackType
 from typing import NamedTuple, Self, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -55,7 +54,7 @@ class TopicReader:
         self._make_topic = make_topic
         # One thread of its own makes all calls: the client is not safe to use from several.
         self._thread = ThreadPoolExecutor(1, "topic-reader")
-        self._consumer: Consumer | None = None
+        self._consumer: Consumer  # once it is open
 
     async def __aenter__(self) -> Self:
         try:
@@ -65,14 +64,8 @@ class TopicReader:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._consumer is not None:
-            await self.run(self._consumer.close)
+    async def __aexit__(self, *_: object) -> None:
+        await self.run(self._consumer.close)
         self._thread.shutdown()
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -88,7 +81,7 @@ class TopicReader:
 
     async def extents(self) -> dict[int, Extent]:
         """Return the offsets that each partition holds now, by its number."""
-        consumer = self._client()
+        consumer = self._consumer
 
         def ask() -> dict[int, Extent]:
             found = consumer.list_topics(self.topic, ASK_SECONDS).topics[self.topic]
@@ -106,8 +99,7 @@ class TopicReader:
     async def offset_at(self, partition: int, moment_ms: int) -> int | None:
         """Return the offset of the first record of a time or later; None: there is none."""
         position = TopicPartition(self.topic, partition, max(moment_ms, 0))
-        consumer = self._client()
-        (found,) = await self.run(lambda: consumer.offsets_for_times([position], ASK_SECONDS))
+        (found,) = await self.run(lambda: self._consumer.offsets_for_times([position], ASK_SECONDS))
         if found.error is not None:
             raise TopicUnusable(self.topic, found.error.str())
         return found.offset if found.offset >= 0 else None
@@ -122,7 +114,7 @@ class TopicReader:
         """Read messages as ``messages``, in batches."""
         if start >= end:
             return
-        consumer = self._client()
+        consumer = self._consumer
         position = TopicPartition(self.topic, partition, start)
         await self.run(lambda: consumer.assign([position]))
         moved_at = time.monotonic()
@@ -188,11 +180,6 @@ class TopicReader:
             )
         except KafkaException as error:
             raise self._unavailable(error.args[0].str()) from error
-
-    def _client(self) -> Consumer:
-        if self._consumer is None:
-            raise self._unavailable("the reader is not open")
-        return self._consumer
 
     def _translated(self, error: KafkaError) -> KafkaUnavailable | TopicUnusable:
         if error.code() in UNREACHABLE:
