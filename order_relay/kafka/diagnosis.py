@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
+from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
@@ -34,36 +36,37 @@ async def diagnose_connection(settings: Settings, timeout_seconds: float) -> str
 
     Tries one broker after another until one gives a reason.
     """
-    auth = credentials_to_aiokafka_auth(faust_credentials(settings))
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(timeout_seconds):
             for server in settings.kafka_bootstrap_servers.split(","):
                 host, _, port = server.rpartition(":")
-                connection = AIOKafkaConnection(
-                    host.strip("[]"),
-                    int(port),
-                    client_id=settings.consumer_group_id,
-                    request_timeout_ms=int(timeout_seconds * 1000),
-                    **auth,
-                )
                 try:
-                    await connection.connect()
                     # A broker that requires SASL accepts a connection without it, not a request.
-                    await connection.send(MetadataRequest([]))
+                    request = MetadataRequest([])
+                    await _ask(settings, host.strip("[]"), int(port), timeout_seconds, request)
                 except (OSError, KafkaError) as error:
                     if reason := _explain(error, server, settings):
                         return reason
                 else:
-                    return ""
-                finally:
-                    await _close(connection)
-    except TimeoutError:
-        pass
+                    break
     return ""
 
 
 async def broker_answers(settings: Settings, host: str, port: int, timeout_seconds: float) -> bool:
     """Return whether a broker answers; a refusal is an answer."""
+    try:
+        await _ask(settings, host, port, timeout_seconds, ApiVersionRequest())
+    except (SaslAuthenticationFailed, IllegalSaslStateError, ssl.SSLError):
+        return True
+    except (OSError, KafkaError):  # TimeoutError is an OSError
+        return False
+    return True
+
+
+async def _ask(
+    settings: Settings, host: str, port: int, timeout_seconds: float, request: Any
+) -> None:
+    """Wait for a broker's answer to a request, over a connection of its own."""
     connection = AIOKafkaConnection(
         host,
         port,
@@ -74,20 +77,11 @@ async def broker_answers(settings: Settings, host: str, port: int, timeout_secon
     try:
         async with asyncio.timeout(timeout_seconds):
             await connection.connect()
-            await connection.send(ApiVersionRequest())
-    except (SaslAuthenticationFailed, IllegalSaslStateError, ssl.SSLError):
-        return True
-    except (OSError, KafkaError):  # TimeoutError is an OSError
-        return False
+            await connection.send(request)
     finally:
-        await _close(connection)
-    return True
-
-
-async def _close(connection: AIOKafkaConnection) -> None:
-    closed = connection.close()
-    if connection._protocol is not None:  # else it was never open
-        await asyncio.wait([closed], timeout=CLOSE_SECONDS)
+        closed = connection.close()
+        if connection._protocol is not None:  # else it was never open
+            await asyncio.wait([closed], timeout=CLOSE_SECONDS)
 
 
 def _explain(error: Exception, server: str, settings: Settings) -> str:
