@@ -94,11 +94,8 @@ class RelayConsumer(driver.Consumer):
     ) -> None:
         """Set what the consumer works with. Call it before the start.
 
-        Args:
-            deliveries: What is called when partitions come and go.
-            left: The records that deliveries left in Kafka.
-            on_deleted: Called with the number of records that Kafka deleted before they were
-                delivered.
+        ``on_deleted`` is called with the number of records that Kafka deleted before they were
+        delivered.
         """
         self._deliveries, self._left, self._on_deleted = deliveries, left, on_deleted
 
@@ -508,7 +505,6 @@ class RelayConsumer(driver.Consumer):
         return progress
 
     async def _do_pending_seeks(self) -> None:
-        """Do the pending seeks."""
         seeks, self._pending_seeks = self._pending_seeks, {}
         for tp, (offset, paused) in seeks.items():
             progress = self._progress.get(tp)
@@ -558,11 +554,7 @@ class RelayConsumer(driver.Consumer):
     def _finish_compacted(self, tp: TP, found: Collection[int]) -> None:
         """Finish left records that a fetch has passed: compaction deletes some between others."""
         passed = range(self._read_to.get(tp, 0), max(found))
-
-        def is_gone(offset: int) -> bool:
-            return offset in passed and offset not in found
-
-        self._finish_deleted(tp, is_gone)
+        self._finish_deleted(tp, lambda offset: offset in passed and offset not in found)
 
     def _report_deleted(self, tp: TP, first: int, last: int, count: int) -> None:
         self._on_deleted(count)

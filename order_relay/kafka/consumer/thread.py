@@ -89,11 +89,11 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         """Start the client. Brokers may have gone since the worker asked them for the topics."""
         while not self.should_stop:
             try:
-                return await start()
+                await start()
+                break
             except KafkaConnectionError as error:
                 self.log.warning("Kafka's client does not connect, trying again: %s", error)
                 await self.sleep(CONNECT_AGAIN_SECONDS)
-        return None
 
     async def _wakeup_timer_in_thread(self) -> None:
         """Wake the thread's and the worker's loop, and forget when.
@@ -162,11 +162,9 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
 
     @_in_thread
     async def offsets_at(self, moment: float, *partitions: TP) -> Mapping[TP, int]:
-        """Ask Kafka for the first record of each partition with this timestamp or a later one.
+        """Ask Kafka for the first record of each partition at a time (seconds since 1970) or later.
 
-        Args:
-            moment: Seconds since the epoch.
-            partitions: The partitions. Those without such a record are not in the result.
+        Partitions without such a record are not in the result.
         """
         fetcher, timeout_ms = self._uncommitted_fetcher()
         asked = {TopicPartition(*tp): max(int(moment * 1000), 0) for tp in partitions}
@@ -269,15 +267,10 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
     async def commit_finished(
         self, commits: Mapping[TP, Commit], *, retry_seconds: float = 0.0
     ) -> bool:
-        """Commit those of the partitions that are assigned.
+        """Commit those of the partitions that are assigned; return whether Kafka accepted it.
 
-        Args:
-            commits: The commits.
-            retry_seconds: How long to retry, while the coordinator moves or is replaced. Nothing
-                else may be committed meanwhile.
-
-        Returns:
-            Whether Kafka accepted them.
+        Retries for ``retry_seconds`` while the coordinator moves or is replaced. Nothing else may
+        be committed meanwhile.
         """
         consumer = self._ensure_consumer()
         assigned = self.assignment()
@@ -295,8 +288,12 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         deadline = time.monotonic() + retry_seconds
         while True:
             try:
+                # aiokafka's own commit retries until it succeeds, in any later generation: an old
+                # offset could overwrite newer ones.
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                    await self._commit_once(coordinator, offsets)
+                    await coordinator.ensure_coordinator_known()
+                    async with coordinator._commit_lock:
+                        await coordinator._do_commit_offsets(None, offsets)
                 return True
             except (OffsetMetadataTooLargeError, InvalidCommitOffsetSizeError) as error:
                 longest = max(len(one.metadata) for one in offsets.values())
@@ -323,18 +320,6 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                     return False
             await asyncio.sleep(COMMIT_RETRY_SECONDS)
 
-    async def _commit_once(
-        self, coordinator: Any, offsets: Mapping[TopicPartition, OffsetAndMetadata]
-    ) -> None:
-        """Send one commit request.
-
-        aiokafka's own commit retries until it succeeds, in any later generation: an old offset
-        could overwrite newer ones.
-        """
-        await coordinator.ensure_coordinator_known()
-        async with coordinator._commit_lock:
-            await coordinator._do_commit_offsets(None, offsets)
-
     @_in_thread
     async def seek_in_generation(self, tp: TP, offset: int, generation: int) -> bool:
         """Seek a partition if the group is still in ``generation``; return whether it was.
@@ -344,9 +329,8 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         partition = TopicPartition(tp.topic, tp.partition)
         async with self._fetch_lock:
-            if consumer._coordinator.generation != generation:
-                return False
-            if partition not in consumer.assignment():
+            is_assigned = partition in consumer.assignment()
+            if consumer._coordinator.generation != generation or not is_assigned:
                 return False
             consumer.seek(partition, offset)
             return True
