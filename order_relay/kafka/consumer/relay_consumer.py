@@ -170,12 +170,9 @@ class RelayConsumer(driver.Consumer):
 
     def oldest_unfinished_seconds(self) -> float:
         """Return the age of the oldest unfinished record that was read; 0 without one."""
-        times = [
-            moment
-            for progress in self._progress.values()
-            if (moment := progress.oldest_unfinished_time()) is not None
-        ]
-        return max(time.time() - min(times), 0.0) if times else 0.0
+        times = (progress.oldest_unfinished_time() for progress in self._progress.values())
+        oldest = min(filter(None, times), default=float("inf"))
+        return max(time.time() - oldest, 0.0)
 
     async def check_group(self) -> None:
         """Resume the group's coordination after an error; crash if its task has ended."""
@@ -463,7 +460,7 @@ class RelayConsumer(driver.Consumer):
         generation = self.app.consumer_generation_id
         batches = []
         for partition, raw in fetched.items():
-            tp = TP(partition.topic, partition.partition)
+            tp = TP(*partition)
             progress = self._progress.get(tp)
             if progress is None or progress.generation != generation:
                 return None
@@ -498,8 +495,7 @@ class RelayConsumer(driver.Consumer):
             "topic=%s partition=%d read_to=%d now_at=%d",
             tp.topic, tp.partition, self._read_to[tp], offset,
         )  # fmt: skip
-        progress = PartitionProgress(self.app.consumer_generation_id)
-        self._progress[tp] = progress
+        progress = self._progress[tp] = PartitionProgress(self.app.consumer_generation_id)
         self._moved_back_to.pop(tp, None)
         self._left.forget(tp.topic, tp.partition)
         return progress

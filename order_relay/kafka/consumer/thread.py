@@ -260,7 +260,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 mark = None
             else:
                 mark = state.position, state.timestamp
-            marks[TP(tp.topic, tp.partition)] = mark
+            marks[TP(*tp)] = mark
         return marks
 
     @_in_thread
@@ -275,9 +275,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         assigned = self.assignment()
         offsets = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
-                commit.offset, commit.metadata
-            )
+            TopicPartition(*tp): OffsetAndMetadata(*commit)
             for tp, commit in commits.items()
             if tp in assigned
         }
@@ -327,7 +325,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         A seek after that of the next assignment would skip records.
         """
         consumer = self._ensure_consumer()
-        partition = TopicPartition(tp.topic, tp.partition)
+        partition = TopicPartition(*tp)
         async with self._fetch_lock:
             is_assigned = partition in consumer.assignment()
             if consumer._coordinator.generation != generation or not is_assigned:
@@ -351,10 +349,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                     consumer.seek(partition, found.offset)
             if uncommitted := [one for one in assigned if committed[one] is None]:
                 await consumer.seek_to_beginning(*uncommitted)
-        return {
-            TP(tp.topic, tp.partition): Commit(found.offset, found.metadata) if found else None
-            for tp, found in committed.items()
-        }
+        return {TP(*tp): Commit(*found) if found else None for tp, found in committed.items()}
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
         """Fetch records. Without Faust's queue of calls: it makes three tasks for each call."""
@@ -386,7 +381,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
                 consumer = self._ensure_consumer()
                 for tp, position in self.positions().items():
                     if before.get(tp, position) != position:
-                        consumer.seek(TopicPartition(tp.topic, tp.partition), before[tp])
+                        consumer.seek(TopicPartition(*tp), before[tp])
                 raise
 
     def positions(self) -> dict[TP, int]:
@@ -400,7 +395,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
             return {}
         states = ((tp, assignment.state_value(tp)) for tp in assignment.tps)
         return {
-            TP(tp.topic, tp.partition): state.position
+            TP(*tp): state.position
             for tp, state in states
             if state is not None and state.has_valid_position
         }
@@ -413,7 +408,7 @@ class RelayConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         cluster = consumer._client.cluster
         return {
-            TP(tp.topic, tp.partition): consumer.highwater(tp) or 0
+            TP(*tp): consumer.highwater(tp) or 0
             for tp in consumer.assignment()
             if tp.topic not in cluster.unauthorized_topics
             and tp.partition not in (cluster.partitions_for_topic(tp.topic) or ())
