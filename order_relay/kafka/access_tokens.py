@@ -125,10 +125,7 @@ def access_tokens(settings: Settings) -> AccessTokens:
 
 
 def request_token(settings: Settings) -> tuple[str, float]:
-    """Request a token from the identity provider of the settings KAFKA_SASL_OAUTH_…. Blocks.
-
-    Returns:
-        The token and its lifetime in seconds.
+    """Return a new token of the settings' identity provider, and its lifetime in seconds. Blocks.
 
     Raises:
         AccessTokenUnavailable: The provider does not answer, or refuses.

@@ -50,6 +50,15 @@ def client_config(settings: Settings) -> dict[str, Any]:
     return config
 
 
+def require_access_token(settings: Settings) -> None:
+    """Raise ``AccessTokenUnavailable`` if Kafka wants a token and there is none. Blocks.
+
+    A librdkafka client only waits for one, without an error.
+    """
+    if settings.uses_access_tokens:
+        access_tokens(settings).current()
+
+
 def _credentials(settings: Settings) -> dict[str, Any]:
     config: dict[str, Any] = {"sasl.mechanism": settings.kafka_sasl_mechanism}
     if settings.kafka_sasl_mechanism == "OAUTHBEARER":

@@ -25,8 +25,7 @@ from order_relay.errors import (
     PublishRefused,
     RecordTooLarge,
 )
-from order_relay.kafka.access_tokens import access_tokens
-from order_relay.kafka.client_config import client_config
+from order_relay.kafka.client_config import client_config, require_access_token
 from order_relay.model.headers import Headers, name_problem
 from order_relay.settings import Settings
 
@@ -211,16 +210,11 @@ class KafkaProducer:
     def enqueue(
         self, topic: str, partition: int, records: Sequence[KeyAndValue], on_settled: OnSettled
     ) -> None:
-        """Publish records to a partition in their order. Returns at once.
+        """Publish at least one record to a partition, in their order. Returns at once.
 
-        Args:
-            topic: The topic.
-            partition: Its partition.
-            records: Keys and values; at least one.
-            on_settled: Called once in the loop of ``start``, when Kafka has answered. With the
-                offset of the first record if all are in Kafka, one after another, and ``None`` if
-                that is not certain; and with the error of the first refusal, if one is known. Must
-                not raise.
+        ``on_settled`` is called once in the loop of ``start``, when Kafka has answered: with the
+        offset of the first record if all are in Kafka, one after another, and ``None`` if that is
+        not certain; and with the error of the first refusal, if one is known. It must not raise.
 
         Raises:
             PublishRefused: The client is not running; ``on_settled`` is not called.
@@ -325,10 +319,9 @@ class KafkaProducer:
         self._producer = Producer(config, logger=logger)
 
     def _try_to_make_client(self) -> None:
-        """Make the client if there is an access token, for which it would wait silently."""
+        """Make the client if there is an access token."""
         try:
-            if self._settings.uses_access_tokens:
-                access_tokens(self._settings).current()
+            require_access_token(self._settings)
             self._make_client()
         except (AccessTokenUnavailable, KafkaException) as error:
             self._not_running = str(error)

@@ -13,8 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient
 
 from order_relay.errors import KafkaUnavailable, TopicUnusable
-from order_relay.kafka.access_tokens import access_tokens
-from order_relay.kafka.client_config import UNREACHABLE, client_config
+from order_relay.kafka.client_config import UNREACHABLE, client_config, require_access_token
 from order_relay.model.headers import Header
 from order_relay.settings import Settings
 
@@ -161,9 +160,7 @@ class TopicReader:
         await self.run(delete)
 
     def _connect(self) -> Consumer:
-        if self._settings.uses_access_tokens:
-            # This raises if there is no token; the client would only wait for one.
-            access_tokens(self._settings).current()
+        require_access_token(self._settings)
         try:
             return Consumer(
                 client_config(self._settings)

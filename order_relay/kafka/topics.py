@@ -17,8 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
 from confluent_kafka.cimpl import NewTopic
 
 from order_relay.errors import AccessTokenUnavailable, KafkaUnavailable
-from order_relay.kafka.access_tokens import access_tokens
-from order_relay.kafka.client_config import UNREACHABLE, client_config
+from order_relay.kafka.client_config import UNREACHABLE, client_config, require_access_token
 from order_relay.kafka.diagnosis import diagnose_connection
 from order_relay.logs.log_line import LogLine
 from order_relay.settings import Settings
@@ -56,16 +55,13 @@ class Topics:
     async def wait_until_ready(
         self, pause: Callable[[float], Awaitable[bool]], consumer: Settings | None = None
     ) -> bool:
-        """Wait until Kafka answers and a consumer's topics exist, for as long as it takes.
+        """Wait until Kafka answers and a consumer's topics exist; ``False`` if the worker stops.
 
         Logs a problem when it appears or changes, and once when it is over.
 
         Args:
             pause: Waits the given seconds; returns ``True`` when the worker stops.
             consumer: The consumer's settings; ``None``: only wait for Kafka.
-
-        Returns:
-            ``False`` if the worker stops first.
         """
         declares = consumer is not None and self._settings.kafka_declare_topics
         logged = ""
@@ -214,9 +210,7 @@ class Topics:
     def _client(self) -> AdminClient:
         if self._admin is None:
             settings = self._settings
-            if settings.uses_access_tokens:
-                # Raises; the client itself would wait for a token without an error.
-                access_tokens(settings).current()
+            require_access_token(settings)
             # The client would log every refused connection. ``wait_until_ready`` logs one line.
             self._admin = AdminClient(
                 client_config(settings)

@@ -100,8 +100,7 @@ async def connect(host: str, port: int, **options: Any) -> Any:
 async def update_metadata(client: Any, metadata: Any, topics: Any) -> bool:
     """Update metadata as aiokafka does; ask the bootstrap servers if no known broker answers.
 
-    Returns:
-        Whether any broker answered. If none did, the known brokers stay known.
+    ``False``: no broker answered, and the known brokers stay known.
     """
     known = _addresses(client)
     try:
