@@ -125,9 +125,7 @@ class Topics:
 
     async def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
         replication = self._settings.topic_replication_factor
-        topic = NewTopic(
-            name, num_partitions=partitions, replication_factor=replication, config=config
-        )
+        topic = NewTopic(name, partitions, replication, config=config)
         made = self._client().create_topics([topic], request_timeout=PROBE_SECONDS)
         try:
             await asyncio.wrap_future(made[name])
