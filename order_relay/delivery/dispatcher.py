@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -70,6 +71,40 @@ def lane_of(record: Record, key: bytes | None) -> LaneKey:
     if key is None:
         return record.topic, record.partition, None, record.offset
     return record.topic, record.partition, key
+
+
+class _Work(msgspec.Struct, eq=False):
+    """A record that is being delivered, and its attempts so far.
+
+    Attributes:
+        number: The record's place among those that wait to be sent.
+        outages: How many outages there had been when the current attempt was sent.
+        failures: Failed attempts; those that were refused are ``refusals``.
+        own_failures: The failures that no other record of a batch may have caused.
+        counted: When the attempts that count against the record were sent.
+        unanswered: Whether any attempt got no answer: the target may still work on it.
+    """
+
+    record: Record
+    lane: Lane
+    started_ms: int
+    event: Any = None
+    order_id: OrderId | None = None
+    idempotency_key: str = ""
+    trace: TraceContext | None = None
+    number: int = 0
+    ticket: int = NO_PROBE
+    outages: int = 0
+    sent_at: float = 0.0
+    first_sent_at: float = 0.0
+    attempts: int = 0
+    failures: int = 0
+    own_failures: int = 0
+    refusals: int = 0
+    has_own_limit: bool = False
+    counted: list[float] = []
+    last: Answer | None = None
+    unanswered: bool = False
 
 
 class Dispatcher:
@@ -139,9 +174,6 @@ class Dispatcher:
         self._event_handler = cast(EventHandler, target) if hasattr(target, "handle") else None
         self._success = "function" if self._event_handler is not None else "2xx"
         self._tracer = tracer
-        self._make_attempt: Callable[..., Awaitable[Answer]] = (
-            self._attempt if tracer is None else self._traced_attempt
-        )
         self._consumer = consumer
         self._decode = events.decode
         self._subject = events.subject
@@ -337,26 +369,25 @@ class Dispatcher:
     # --- one record -----------------------------------------------------------------------------
 
     async def _deliver(self, record: Record, lane: Lane) -> None:
-        started_ms = int(self._wall_clock() * 1000)
+        work = _Work(record, lane, int(self._wall_clock() * 1000))
         if record.headers and self._belongs_to_another_consumer(record):
             self._observer.skipped()
             self._finish_unsent(record)
             return
         try:
-            event = self._decode(record.value)
+            work.event = self._decode(record.value)
         except InvalidEvent as error:
-            letter = broken_record_letter(record, error, self._now())
-            await self._dead_letter(letter, None, started_ms, lane, attempts=0)
+            await self._dead_letter(work, broken_record_letter(record, error, self._now()))
             return
-        order_id = self._subject(event)
+        order_id = work.order_id = self._subject(work.event)
         if record.headers:
-            record = self._without_foreign_id(record, order_id)
+            record = work.record = self._without_foreign_id(record, order_id)
         if self._is_delivered(record, order_id):
             self._log.duplicate(record)
             self._observer.duplicate()
             self._finish_unsent(record)
             return
-        await self._send(record, event, order_id, started_ms, lane)
+        await self._send(work)
 
     def _finish_unsent(self, record: Record) -> None:
         self.last_activity = self._clock()
@@ -384,135 +415,107 @@ class Dispatcher:
         self._log.foreign_id(record)
         return record.with_own_id()
 
-    async def _send(
-        self, record: Record, event: Any, order_id: OrderId | None, started_ms: int, lane: Lane
-    ) -> None:
-        idempotency_key = record.idempotency_key()
-        trace = of_record(record.headers) if record.headers else None
-        number = next(self._numbers)
-        attempts = failures = own_failures = refusals = 0
-        has_own_limit = lane.refusals > MAX_REFUSALS
-        counted: list[float] = []  # when the attempts that count against the record were sent
-        last: Answer | None = None
+    async def _send(self, work: _Work) -> None:
+        """Make attempts until the record is finished."""
+        record, lane = work.record, work.lane
+        work.idempotency_key = record.idempotency_key()
+        work.trace = of_record(record.headers) if record.headers else None
+        work.number = next(self._numbers)
+        work.has_own_limit = lane.refusals > MAX_REFUSALS
         while True:
-            ticket = NO_PROBE
-            if not self._gate.is_open:
-                ticket = await self._wait_at_gate(lane, number, failures + refusals)
-            outages = self.breaker.outages
-            sent_at = self._clock()
-            if not attempts:
-                failing_since = sent_at
-            answer = await self._make_attempt(
-                record,
-                event,
-                idempotency_key,
-                trace,
-                ticket,
-                sent_at=sent_at,
-                attempts=attempts,
-                failures=failures,
-                last=last,
-                has_own_limit=has_own_limit,
-            )
-            attempts += 1
-            if answer.verdict is Verdict.SUCCESS:
-                self._succeeded(lane, sent_at, first=not own_failures and not answer.batch_index)
-                self._observer.delivered(self._paid_to_delivered_seconds(record, event))
-                outcome = Outcome(
-                    True,
-                    attempts,
-                    order_id,
-                    paid_at_of(event),
-                    started_ms,
-                    http_status=last.status if last else None,
-                    last_error=last.detail if last else "",
-                )
-                lane.refusals = lane.refusals if refusals else 0
-                self._finish(record, outcome)
-                return
-            last = answer
-            self._failing[record] = FailureState(
-                attempts,
-                answer.detail,
-                answer.status,
-                answer.status is None or self._was_unanswered(record),
-            )
-            if answer.verdict is Verdict.THROTTLED:
-                refusals += 1
-                has_own_limit = await self._on_throttled(
-                    record, answer, ticket, sent_at, lane, refusals=refusals
-                )
-                number = next(self._numbers)  # behind all that wait
-                continue
-            if answer.verdict is Verdict.LOCAL:
-                self._on_local_failure(answer, ticket)
-                # One line tells it for all records.
-                await self._wait_for_retry(record, answer, attempts, lane, logged=False)
-                continue
-            first, reason = not own_failures, ""
-            if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(
-                lane, answer, sent_at, first=first
-            ):
-                self.health.rejected(lane.key, answer, first=first)
-                counted.append(sent_at)
-                reason = "rejected"
+            work.ticket = NO_PROBE if self._gate.is_open else await self._wait_at_gate(work)
+            work.outages = self.breaker.outages
+            work.sent_at = self._clock()
+            if not work.attempts:
+                work.first_sent_at = work.sent_at
+            if self._tracer is None:
+                answer = await self._attempt(work, work.trace)
             else:
-                self._failed(lane, answer, ticket, sent_at, first=first)
-                failures += 1
-                own_failures += not answer.failed_batch
-                in_outage = ticket != NO_PROBE or self.breaker.outages > outages
-                if not in_outage and self._gives_up(lane, answer, failing_since, counted, sent_at):
-                    reason = "retries_exhausted"
-            if reason:
-                letter = refused_letter(record, reason, answer, len(counted), self._now())
-                await self._dead_letter(letter, event, started_ms, lane, attempts=attempts)
+                make = partial(self._attempt, work)
+                answer = await self._tracer.attempt(record, work.trace, work.attempts + 1, make)
+            work.attempts += 1
+            if answer.verdict is Verdict.SUCCESS:
+                self._succeeded(work, answer)
                 return
-            await self._wait_for_retry(record, answer, failures, lane)
+            work.last = answer
+            work.unanswered = work.unanswered or answer.status is None
+            self._failing[record] = FailureState(work.attempts, answer.detail, answer.status)
+            if answer.verdict is Verdict.THROTTLED:
+                await self._on_throttled(work, answer)
+            elif answer.verdict is Verdict.LOCAL:
+                self.health.failed_locally(answer, work.ticket)
+                self._log.failed_locally(answer, self.last_activity)
+                # One line tells it for all records.
+                await self._wait_for_retry(work, answer, work.attempts, logged=False)
+            elif reason := await self._reason_to_give_up(work, answer):
+                counted = len(work.counted)
+                letter = refused_letter(record, reason, answer, counted, self._now())
+                await self._dead_letter(work, letter)
+                return
+            else:
+                await self._wait_for_retry(work, answer, work.failures)
 
-    async def _on_throttled(
-        self,
-        record: Record,
-        answer: Answer,
-        ticket: int,
-        sent_at: float,
-        lane: Lane,
-        *,
-        refusals: int,
-    ) -> bool:
+    async def _on_throttled(self, work: _Work, answer: Answer) -> None:
         """Slow down; the record is sent again at the target's pace.
 
         A limit of the key's own, such as a user's quota, slows down this key alone.
-
-        Returns:
-            Whether it is the key's own limit.
         """
+        lane = work.lane
+        work.refusals += 1
         lane.refusals += 1
         before, lane.refused_at = lane.refused_at, self.last_activity
         own = lane.refusals > MAX_REFUSALS and self.health.accepted_others(lane.key, before)
         lane.failing = lane.failing or lane.refusals > MAX_REFUSALS
-        if own:
-            if self._batches is None:
-                self.pace.ended(sent_at)
-            self.health.throttled(answer, ticket)
-            await self._wait_for_retry(record, answer, refusals, lane)
-            return True
+        work.has_own_limit = own
         if self._batches is None:
-            under_way = self._lanes.in_flight - 1
-            self.pace.refused(sent_at, answer.retry_after_seconds, under_way)
-        self.health.throttled(answer, ticket)
-        wait = self.pace.wait_seconds()
-        self._log.throttled(answer, wait, self.pace.rate, self.last_activity)
-        # One line for a batch.
-        self._retrying(record, answer, refusals, wait, logged=not answer.batch_index)
-        return False
+            if own:
+                self.pace.ended(work.sent_at)
+            else:
+                under_way = self._lanes.in_flight - 1
+                self.pace.refused(work.sent_at, answer.retry_after_seconds, under_way)
+        self.health.throttled(answer, work.ticket)
+        if own:
+            await self._wait_for_retry(work, answer, work.refusals)
+        else:
+            wait = self.pace.wait_seconds()
+            self._log.throttled(answer, wait, self.pace.rate, self.last_activity)
+            # One line for a batch.
+            self._retrying(work, answer, work.refusals, wait, logged=not answer.batch_index)
+        work.number = next(self._numbers)  # behind all that wait
 
-    async def _is_gone_for_this_key(
-        self, lane: Lane, answer: Answer, sent_at: float, *, first: bool
-    ) -> bool:
+    async def _reason_to_give_up(self, work: _Work, answer: Answer) -> str:
+        """Report a failed attempt; return why the record is given up, or an empty text."""
+        lane, first = work.lane, not work.own_failures
+        if answer.verdict is Verdict.REJECTED or await self._is_gone_for_this_key(work, answer):
+            self.health.rejected(lane.key, answer, first=first)
+            work.counted.append(work.sent_at)
+            return "rejected"
+        lane.failing = True
+        if answer.failure == "timeout":
+            self.concurrency.timed_out(work.sent_at, outage=not self.breaker.closed)
+            if self.last_activity - self.breaker.succeeded_at >= HANGING_SECONDS:
+                self._lanes.start_slowly(self.last_activity - work.sent_at)
+        else:
+            self.concurrency.answered()
+        self.health.failed(lane.key, answer, work.ticket, first=first, sent_at=work.sent_at)
+        work.failures += 1
+        work.own_failures += not answer.failed_batch
+        in_outage = work.ticket != NO_PROBE or self.breaker.outages > work.outages
+        # Those do not count that are never the record's fault, and that another record of the batch
+        # may have caused.
+        if in_outage or answer.verdict is Verdict.OUTAGE or answer.failed_batch:
+            return ""
+        sent = work.counted
+        sent.append(work.sent_at)
+        gives_up = self.health.gives_up(lane.key, len(sent), work.first_sent_at, sent)
+        return "retries_exhausted" if gives_up else ""
+
+    async def _is_gone_for_this_key(self, work: _Work, answer: Answer) -> bool:
         """Whether a 404 is about this record's key alone."""
         if answer.verdict is not Verdict.GONE:
             return False
-        self.health.gone(lane.key, answer, first=first, sent_at=sent_at)
+        lane, sent_at = work.lane, work.sent_at
+        self.health.gone(lane.key, answer, first=not work.own_failures, sent_at=sent_at)
         if answer.failed_batch or not self.health.works_for_other_keys(lane.key):
             return False
         # The whole address may be disappearing: the answers to other keys decide. They are late if
@@ -524,107 +527,73 @@ class Dispatcher:
                 await lane.pause(GONE_CONFIRM_SECONDS)
             return is_alone()
 
-    async def _wait_at_gate(self, lane: Lane, number: int, failures: int) -> int:
+    async def _wait_at_gate(self, work: _Work) -> int:
         """Wait until the record may be sent; returns the ticket of its attempt."""
-        turn = self._gate.join(number, failures)
+        turn = self._gate.join(work.number, work.failures + work.refusals)
         try:
-            await lane.pause_until(turn)
+            await work.lane.pause_until(turn)
         except asyncio.CancelledError:
-            self._gate.leave(number, turn)
+            self._gate.leave(work.number, turn)
             raise
         return turn.result()
 
-    async def _attempt(
-        self,
-        record: Record,
-        event: Any,
-        idempotency_key: str,
-        trace: TraceContext | None,
-        ticket: int,
-        *,
-        sent_at: float,
-        attempts: int,
-        failures: int,
-        last: Answer | None,
-        has_own_limit: bool,
-    ) -> Answer:
+    async def _attempt(self, work: _Work, trace: TraceContext | None) -> Answer:
+        record, key = work.record, work.idempotency_key
+        value = record.value or b""
         try:
             if self._batches is not None:
                 answer = await self._batches.post(
-                    record.value or b"",
-                    idempotency_key,
+                    value,
+                    key,
                     trace,
-                    failures=failures,
-                    last=last,
-                    alone=ticket != NO_PROBE,
-                    has_own_limit=has_own_limit,
+                    failures=work.failures,
+                    last=work.last,
+                    alone=work.ticket != NO_PROBE,
+                    has_own_limit=work.has_own_limit,
                 )
             elif self._poster is not None:
-                answer = await self._poster.post(record.value or b"", idempotency_key, trace)
+                answer = await self._poster.post(value, key, trace)
             else:
-                if attempts:
-                    event = self._decode(record.value)  # the last attempt may have changed it
+                if work.attempts:  # the last one may have changed the event
+                    work.event = self._decode(record.value)
+                headers = record.headers
+                if trace is not None and trace is not work.trace:
+                    # What the function passes on has this attempt as its parent.
+                    headers = with_trace_context(headers, trace)
                 delivery = Delivery(
                     self._consumer,
-                    idempotency_key,
-                    attempts + 1,
+                    key,
+                    work.attempts + 1,
                     record.topic,
                     record.partition,
                     record.offset,
                     record.key,
-                    record.value or b"",
-                    record.headers,
+                    value,
+                    headers,
                     record.timestamp_ms,
                 )
-                answer = await cast(EventHandler, self._event_handler).handle(event, delivery)
+                answer = await cast(EventHandler, self._event_handler).handle(work.event, delivery)
         except asyncio.CancelledError:
-            self.breaker.withdrawn(ticket)
+            self.breaker.withdrawn(work.ticket)
             raise
         except Exception as error:
             # A bug of ours must neither lose the record nor block its key.
             logger.exception("An attempt failed with an unexpected error")
             answer = Answer(Verdict.RETRYABLE, detail=repr(error), error_type=full_name(error))
-        if answer.status == CONFLICT and self._was_unanswered(record):
+        if answer.status == CONFLICT and work.unanswered:
             answer = replace(answer, verdict=Verdict.RETRYABLE)
         self.last_activity = now = self._clock()
         if answer.verdict is Verdict.SUCCESS:  # saves two enum look-ups in the usual case
-            self._observer.attempted("success", self._success, now - sent_at)
+            self._observer.attempted("success", self._success, now - work.sent_at)
         else:
-            self._observer.attempted(answer.verdict.value, answer.status_class, now - sent_at)
+            self._observer.attempted(answer.verdict.value, answer.status_class, now - work.sent_at)
             if self._batches is None and answer.verdict is not Verdict.THROTTLED:
-                self.pace.ended(sent_at)
+                self.pace.ended(work.sent_at)
         return answer
 
-    def _was_unanswered(self, record: Record) -> bool:
-        state = self._failing.get(record)
-        return state is not None and state.unanswered
-
-    async def _traced_attempt(
-        self,
-        record: Record,
-        event: Any,
-        idempotency_key: str,
-        trace: TraceContext | None,
-        ticket: int,
-        *,
-        attempts: int,
-        **more: Any,
-    ) -> Answer:
-        async def make(own: TraceContext | None) -> Answer:
-            seen = record
-            if own is not None and self._event_handler is not None:
-                # What the function passes on has this attempt as its parent.
-                headers = with_trace_context(record.headers, own)
-                seen = msgspec.structs.replace(record, headers=headers)
-            return await self._attempt(
-                seen, event, idempotency_key, own, ticket, attempts=attempts, **more
-            )
-
-        tracer = cast(AttemptTracer, self._tracer)
-        return await tracer.attempt(record, trace, attempts + 1, make)
-
-    def _succeeded(self, lane: Lane, sent_at: float, *, first: bool) -> None:
-        now = self.last_activity
+    def _succeeded(self, work: _Work, answer: Answer) -> None:
+        now, lane, sent_at = self.last_activity, work.lane, work.sent_at
+        first = not work.own_failures and not answer.batch_index
         self.health.succeeded(lane.key, first=first, sent_at=sent_at, now=now)
         if self._batches is None:
             self.pace.accepted(sent_at, now)
@@ -634,86 +603,54 @@ class Dispatcher:
             self._lanes.succeeded()
         if self._log.conditions:
             self._log.succeeded(throttled=self.pace.throttled)
-
-    def _failed(
-        self, lane: Lane, answer: Answer, ticket: int, sent_at: float, *, first: bool
-    ) -> None:
-        lane.failing = True
-        if answer.failure == "timeout":
-            self.concurrency.timed_out(sent_at, outage=not self.breaker.closed)
-            if self.last_activity - self.breaker.succeeded_at >= HANGING_SECONDS:
-                self._lanes.start_slowly(self.last_activity - sent_at)
-        else:
-            self.concurrency.answered()
-        self.health.failed(lane.key, answer, ticket, first=first, sent_at=sent_at)
-
-    def _gives_up(
-        self,
-        lane: Lane,
-        answer: Answer,
-        failing_since: float,
-        counted: list[float],
-        sent_at: float,
-    ) -> bool:
-        """Whether a record is given up after this failure, which is added to those that count."""
-        # Those do not count that are never the record's fault, and that another record of the batch
-        # may have caused.
-        if answer.verdict is Verdict.OUTAGE or answer.failed_batch:
-            return False
-        counted.append(sent_at)
-        return self.health.gives_up(lane.key, len(counted), failing_since, counted)
-
-    def _on_local_failure(self, answer: Answer, ticket: int) -> None:
-        self.health.failed_locally(answer, ticket)
-        self._log.failed_locally(answer, self.last_activity)
+        if not work.refusals:
+            lane.refusals = 0
+        self._observer.delivered(self._paid_to_delivered_seconds(work.record, work.event))
+        last = work.last
+        outcome = Outcome(
+            True,
+            work.attempts,
+            work.order_id,
+            paid_at_of(work.event),
+            work.started_ms,
+            http_status=last.status if last else None,
+            last_error=last.detail if last else "",
+        )
+        self._finish(work.record, outcome)
 
     async def _wait_for_retry(
-        self, record: Record, answer: Answer, failures: int, lane: Lane, *, logged: bool = True
+        self, work: _Work, answer: Answer, failures: int, *, logged: bool = True
     ) -> None:
         wait = answer.retry_after_seconds
         if self.breaker.closed:  # otherwise the breaker decides when it is sent
-            varies = self.health.fails_for_others(lane.key)
+            varies = self.health.fails_for_others(work.lane.key)
             wait = self._policy.wait_seconds(failures, wait, varies=varies)
-        self._retrying(record, answer, failures, wait, logged=logged)
-        await lane.pause(wait)
+        self._retrying(work, answer, failures, wait, logged=logged)
+        await work.lane.pause(wait)
 
     def _retrying(
-        self,
-        record: Record,
-        answer: Answer,
-        failures: int,
-        wait_seconds: float,
-        *,
-        logged: bool = True,
+        self, work: _Work, answer: Answer, failures: int, wait_seconds: float, *, logged: bool
     ) -> None:
         if self._lanes.closed:
             raise asyncio.CancelledError  # the partition's next owner sends it again
         self._observer.retrying()
         if logged:
-            self._log.retrying(record, answer, failures, wait_seconds, self.breaker)
+            self._log.retrying(work.record, answer, failures, wait_seconds, self.breaker)
 
-    async def _dead_letter(
-        self,
-        letter: DeadLetter,
-        event: Any,
-        started_ms: int,
-        lane: Lane,
-        *,
-        attempts: int,
-    ) -> None:
+    async def _dead_letter(self, work: _Work, letter: DeadLetter) -> None:
         self._log.given_up(letter)
         self.dead_lettering += 1
         try:
-            await self._send_dead_letter(letter, lane)
+            await self._send_dead_letter(letter, work.lane)
         finally:
             self.dead_lettering -= 1
         self._observer.dead_lettered(letter.reason)
         outcome = Outcome(
             False,
-            attempts,
-            self._subject(event) if event is not None else None,
-            paid_at_of(event),
-            started_ms,
+            work.attempts,
+            work.order_id,
+            paid_at_of(work.event),
+            work.started_ms,
             letter.reason,
             letter.http_status,
             letter.message,

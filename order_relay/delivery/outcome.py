@@ -42,13 +42,11 @@ class FailureState(msgspec.Struct, frozen=True, gc=False):
         failures: Attempts so far; all of them failed.
         last_error: Text of the last one.
         http_status: HTTP status of the last one; ``None`` if no answer came.
-        unanswered: Whether any of them got no answer: the target may still work on it.
     """
 
     failures: int
     last_error: str
     http_status: int | None
-    unanswered: bool = False
 
 
 class DeliveryObserver(Protocol):
