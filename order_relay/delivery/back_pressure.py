@@ -169,9 +169,9 @@ class Pace:
         """Count an attempt that ``wait_seconds`` allowed."""
         self._tokens -= 1.0
 
-    def accepted(self, sent_at: float, now: float | None = None) -> None:
-        """Report an accepted attempt: when it was sent, and the current time if it is known."""
-        now = self._clock() if now is None else now
+    def accepted(self, sent_at: float) -> None:
+        """Report an accepted attempt, and when it was sent."""
+        now = self._clock()
         if sent_at <= self._refused_at:
             self._under_way_accepted += 1
         self._accepted += 1

@@ -116,9 +116,9 @@ class Breaker:
             return None
         return self.probe_wait(never_sent=False)
 
-    def succeeded(self, now: float | None = None) -> None:
+    def succeeded(self) -> None:
         """Report that the target works: it accepted a message, or rejected it for its content."""
-        self.succeeded_at = self._clock() if now is None else now
+        self.succeeded_at = self._clock()
         self._first_failures = self._failures = 0
         if not self.closed:
             self.failed_probes = self._never_sent_probes = 0

@@ -592,11 +592,11 @@ class Dispatcher:
         return answer
 
     def _succeeded(self, work: _Work, answer: Answer) -> None:
-        now, lane, sent_at = self.last_activity, work.lane, work.sent_at
+        lane, sent_at = work.lane, work.sent_at
         first = not work.own_failures and not answer.batch_index
-        self.health.succeeded(lane.key, first=first, sent_at=sent_at, now=now)
+        self.health.succeeded(lane.key, first=first, sent_at=sent_at)
         if self._batches is None:
-            self.pace.accepted(sent_at, now)
+            self.pace.accepted(sent_at)
         if self._lanes.limit < self._max_in_flight:
             self.concurrency.answered()
         if self._lanes.starts_slowly:

@@ -132,16 +132,9 @@ class TargetHealth:
 
     # --- results of attempts ---------------------------------------------------------------------
 
-    def succeeded(
-        self,
-        key: Hashable,
-        *,
-        first: bool,
-        sent_at: float = float("-inf"),
-        now: float | None = None,
-    ) -> None:
-        """Report a success; ``now`` is the injected clock's time, if the caller knows it."""
-        now = self._clock() if now is None else now
+    def succeeded(self, key: Hashable, *, first: bool, sent_at: float = float("-inf")) -> None:
+        """Report a success."""
+        now = self._clock()
         self._worked_at = max(self._worked_at, sent_at)
         self._failed_locally = False
         self._successes.add(key, now)
@@ -150,7 +143,7 @@ class TargetHealth:
             self._ended += 1
             if self._doubts:
                 self._decide(sent_at, worked=True)
-        self.breaker.succeeded(now)
+        self.breaker.succeeded()
 
     def rejected(self, key: Hashable, answer: Answer, *, first: bool) -> None:
         """Report a message that was rejected for its content: the target works."""
