@@ -54,32 +54,20 @@ class Batching:
     raw: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class _Item:
     """A record that waits to be sent, or for its answer."""
 
-    __slots__ = (
-        "answer",
-        "batch",
-        "batch_index",
-        "due",
-        "has_own_limit",
-        "key",
-        "task",
-        "trace",
-        "value",
-    )
-
-    def __init__(self, value: bytes, key: str, trace: TraceContext | None, due: float) -> None:
-        self.value = value
-        self.key = key
-        self.trace = trace
-        self.due = due
-        self.batch_index = 0
-        self.has_own_limit = False
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        # The records under way with it, and the task that sends them.
-        self.batch: list[_Item] = []
-        self.task: asyncio.Task[None] | None = None
+    value: bytes
+    key: str
+    trace: TraceContext | None
+    due: float
+    has_own_limit: bool
+    answer: asyncio.Future[Answer] = field(default_factory=asyncio.Future)
+    batch_index: int = 0
+    # The records under way with it, and the task that sends them.
+    batch: list[_Item] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -154,8 +142,8 @@ class Batches:
             CancelledError: ``drain`` was called before the record was sent, or before its rejected
                 batch was halved.
         """
-        item = _Item(value, key, trace, self._clock() + self._batching.linger_seconds)
-        item.has_own_limit = has_own_limit
+        due = self._clock() + self._batching.linger_seconds
+        item = _Item(value, key, trace, due, has_own_limit)
         alone = alone or has_own_limit
         size = self._batching.size
         if alone or failures > FAILURES_IN_LARGE_BATCH or self._goes_alone(value):

@@ -20,6 +20,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
 
 from order_relay.model.record import Record
 
@@ -47,40 +48,29 @@ ERROR_PAUSE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
 class Lane:
-    """One key's records, and the task that works on them."""
+    """One key's records, and the task that works on them.
 
-    __slots__ = (
-        "_lanes",
-        "failing",
-        "has_slot",
-        "key",
-        "queue",
-        "refusals",
-        "refused_at",
-        "retries",
-        "seconds",
-        "since",
-        "task",
-    )
+    Attributes:
+        failing: Whether the first record has failed before; ``deliver`` sets it.
+        refusals: Refusals since a record was taken at its first attempt; ``deliver`` counts them.
+        refused_at: When the last one came.
+    """
 
-    def __init__(self, lanes: Lanes, key: Hashable, record: Record) -> None:
-        self._lanes = lanes
-        self.key = key
-        self.queue: deque[Record] = deque((record,))
-        self.has_slot = True
-        self.failing = False
-        """Whether the first record has failed before; ``deliver`` sets it."""
-        self.refusals = 0
-        """Refusals since a record was taken at its first attempt; ``deliver`` counts them."""
-        self.refused_at = math.inf
-        """When the last one came."""
-        # Whether its slot is one of those for retries.
-        self.retries = False
-        self.task = lanes.loop.create_task(lanes.run(self))
-        # How long the last record took, and when the current one began.
-        self.seconds = math.inf
-        self.since = lanes.clock()
+    _lanes: Lanes
+    key: Hashable
+    queue: deque[Record]
+    # When the current record began, and how long the last one took.
+    since: float
+    seconds: float = math.inf
+    has_slot: bool = True
+    # Whether its slot is one of those for retries.
+    retries: bool = False
+    failing: bool = False
+    refusals: int = 0
+    refused_at: float = math.inf
+    task: asyncio.Task[None] = field(init=False)
 
     def finishes_soon(self) -> bool:
         """Whether its records finish soon if each takes as long as the last one."""
@@ -190,7 +180,8 @@ class Lanes:
         if lane is not None:
             lane.queue.append(record)
             return
-        self._lanes[key] = Lane(self, key, record)
+        lane = self._lanes[key] = Lane(self, key, deque((record,)), self.clock())
+        lane.task = self.loop.create_task(self.run(lane))
         self.in_flight += 1
         self._allowed -= 1
 
