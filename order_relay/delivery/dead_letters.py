@@ -116,6 +116,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Hea
     ]
     # With a zero character it would be shown, and filtered, as hexadecimal digits.
     message = _bounded(letter.message.replace("\0", "\\x00"))
+    failed_at = letter.failed_at.astimezone(UTC).isoformat(timespec="milliseconds")
     headers += [
         (EVENT_ID_HEADER, record.event_id()),
         ("kafka_dlt-original-topic", record.topic.encode()),
@@ -137,7 +138,7 @@ def dead_letter_headers(letter: DeadLetter, group_id: str, consumer: str) -> Hea
         (CONSUMER_HEADER, consumer.encode()),
         ("dlq-reason", letter.reason.encode()),
         ("dlq-attempts", str(letter.attempts).encode()),
-        ("dlq-failed-at", _iso(letter.failed_at)),
+        ("dlq-failed-at", failed_at.encode()),
         ("dlq-redrives", record.header("dlq-redrives") or b"0"),
     ]
     if letter.http_status is not None:
@@ -162,7 +163,3 @@ def _bounded(text: str) -> bytes:
     if len(encoded) <= MAX_TEXT_BYTES:
         return encoded
     return encoded[:MAX_TEXT_BYTES].decode("utf-8", "ignore").encode() + "…".encode()
-
-
-def _iso(moment: datetime) -> bytes:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").encode()

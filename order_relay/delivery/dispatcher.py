@@ -66,13 +66,6 @@ _NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
 logger = logging.getLogger(__name__)
 
 
-def lane_of(record: Record, key: bytes | None) -> LaneKey:
-    """Return the lane of a key. A record without a key has a lane of its own."""
-    if key is None:
-        return record.topic, record.partition, None, record.offset
-    return record.topic, record.partition, key
-
-
 class _Work(msgspec.Struct, eq=False):
     """A record that is being delivered, and its attempts so far.
 
@@ -271,7 +264,7 @@ class Dispatcher:
         """
         if not self._accepting:
             return True
-        lane = lane_of(record, record.key if self._key is None else self._key_of(record, self._key))
+        lane = self._lane_of(record)
         epoch = self._epoch
         while True:
             full = self._lanes.is_full(lane)
@@ -289,16 +282,20 @@ class Dispatcher:
         self._lanes.put(lane, record)
         return True
 
-    def _key_of(self, record: Record, key: EventKey) -> bytes | None:
-        """Return the key that the consumer's own function gives."""
-        try:
-            found = key(self._decode(record.value))
-            return None if found is None else str(found).encode("utf-8", "replace")
-        except InvalidEvent:
-            pass  # reported in its delivery
-        except BaseException as error:  # noqa: BLE001 - the consumer's own code
-            self._log.key_failed(record, error)
-        return record.key
+    def _lane_of(self, record: Record) -> LaneKey:
+        """Return the lane of a record's key, or that of a record without a key."""
+        key = record.key
+        if self._key is not None:
+            try:
+                found = self._key(self._decode(record.value))
+                key = None if found is None else str(found).encode("utf-8", "replace")
+            except InvalidEvent:
+                pass  # reported in its delivery
+            except BaseException as error:  # noqa: BLE001 - the consumer's own code
+                self._log.key_failed(record, error)
+        if key is None:
+            return record.topic, record.partition, None, record.offset
+        return record.topic, record.partition, key
 
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:

@@ -9,12 +9,11 @@ format is our own.)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from itertools import chain, takewhile
 from typing import NamedTuple
 
 # The broker's default for offset.metadata.max.bytes is 4,096.
 MAX_METADATA_LENGTH = 4000
-_VERSION = "relay2"
 _METADATA = re.compile(
     r"relay2:(?P<offset>\d{1,19}):(?P<length>\d{1,19}):(?P<gaps>\d{1,19}(,\d{1,19})*|)", re.ASCII
 )
@@ -47,7 +46,8 @@ class PartitionProgress:
             committed: The group's last commit; ``None`` without one.
         """
         self.generation = generation
-        self._next: int | None = committed.offset if committed else None
+        self.position: int | None = committed.offset if committed else None
+        """The next offset to read; ``None`` before the first."""
         # Offset to record time in seconds. Insertion order is offset order.
         self._unfinished: dict[int, float] = {}
         self._claimed: set[int] = set()
@@ -68,9 +68,9 @@ class PartitionProgress:
         Returns:
             ``False`` if the record is already finished, so that it must not be delivered.
         """
-        if self._next is not None and offset < self._next:  # read again
+        if self.position is not None and offset < self.position:  # read again
             return offset in self._unfinished
-        self._next = offset + 1
+        self.position = offset + 1
         if offset < self._restored_below and offset not in self._restored_unfinished:
             return False
         self._unfinished[offset] = record_time
@@ -81,8 +81,8 @@ class PartitionProgress:
 
         Transaction markers and compacted records leave offsets without a record.
         """
-        if self._next is None or position > self._next:
-            self._next = position
+        if self.position is None or position > self.position:
+            self.position = position
 
     def delete_before(self, start: int) -> int:
         """Note that Kafka has deleted all records before ``start``, read or not.
@@ -91,12 +91,12 @@ class PartitionProgress:
             How many offsets were neither read nor finished. Some may have been transaction markers
             instead of records.
         """
-        if self._next is None or start <= self._next:
+        if self.position is None or start <= self.position:
             return 0
-        known = range(self._next, min(start, self._restored_below))
+        known = range(self.position, min(start, self._restored_below))
         unfinished = sum(offset in known for offset in self._restored_unfinished)
-        unread = start - self._next - len(known) + unfinished
-        self._next = start
+        unread = start - self.position - len(known) + unfinished
+        self.position = start
         self._finished_below = max(self._finished_below, start)
         return unread
 
@@ -124,9 +124,9 @@ class PartitionProgress:
 
     def is_finished(self, offset: int) -> bool:
         """Whether the record at this offset is known to be finished."""
-        if self._next is None:
+        if self.position is None:
             return False
-        if offset < self._next:
+        if offset < self.position:
             return offset not in self._unfinished
         return offset < self._restored_below and offset not in self._restored_unfinished
 
@@ -146,16 +146,11 @@ class PartitionProgress:
     @property
     def finished_to(self) -> int | None:
         """The offset before which all records are finished; ``None`` before the first record."""
-        return next(iter(self._unfinished), self._next)
+        return next(iter(self._unfinished), self.position)
 
     def oldest_unfinished_time(self) -> float | None:
         """Return the record time of the oldest unfinished record, in seconds since the epoch."""
         return next(iter(self._unfinished.values()), None)
-
-    @property
-    def position(self) -> int | None:
-        """The next offset to read; ``None`` before the first."""
-        return self._next
 
     @property
     def unclaimed(self) -> int:
@@ -176,10 +171,11 @@ class PartitionProgress:
 
     def _metadata(self, position: int, max_length: int) -> str:
         below = max(self._finished_below, self._restored_below)
+        unread = sorted(one for one in self._restored_unfinished if one >= (self.position or 0))
         parts: list[str] = []
         length = 0
         last = position
-        for offset in self._unfinished_below(below):
+        for offset in takewhile(below.__gt__, chain(self._unfinished, unread)):
             part = str(offset - last)
             length += len(part) + 1
             if length > max_length - 60:
@@ -189,17 +185,7 @@ class PartitionProgress:
             last = offset
         if below <= position + (position in self._unfinished):
             return ""  # no finished record beyond the position
-        return f"{_VERSION}:{position}:{below - position}:{','.join(parts)}"
-
-    def _unfinished_below(self, below: int) -> Iterator[int]:
-        for offset in self._unfinished:
-            if offset >= below:
-                return
-            yield offset
-        unread_from = self._next or 0
-        yield from sorted(
-            offset for offset in self._restored_unfinished if unread_from <= offset < below
-        )
+        return f"relay2:{position}:{below - position}:{','.join(parts)}"
 
     def _restore(self, committed: Commit) -> None:
         match = _METADATA.fullmatch(committed.metadata)
