@@ -390,10 +390,21 @@ class Dispatcher:
         self.last_activity = self._clock()
         self._on_finished(record, _NOT_SENT)
 
-    def _finish(self, record: Record, outcome: Outcome) -> None:
+    def _finish(self, work: _Work, reason: str, http_status: int | None, error: str) -> None:
+        """Finish a record: as delivered, unless there is a reason for its dead letter."""
         if self._failing:
-            self._failing.pop(record, None)
-        self._on_finished(record, outcome)
+            self._failing.pop(work.record, None)
+        outcome = Outcome(
+            not reason,
+            work.attempts,
+            work.order_id,
+            paid_at_of(work.event),
+            work.started_ms,
+            reason,
+            http_status,
+            error,
+        )
+        self._on_finished(work.record, outcome)
 
     def _belongs_to_another_consumer(self, record: Record) -> bool:
         """Whether it is a redriven dead letter of another consumer."""
@@ -604,16 +615,7 @@ class Dispatcher:
             lane.refusals = 0
         self._observer.delivered(self._paid_to_delivered_seconds(work.record, work.event))
         last = work.last
-        outcome = Outcome(
-            True,
-            work.attempts,
-            work.order_id,
-            paid_at_of(work.event),
-            work.started_ms,
-            http_status=last.status if last else None,
-            last_error=last.detail if last else "",
-        )
-        self._finish(work.record, outcome)
+        self._finish(work, "", last.status if last else None, last.detail if last else "")
 
     async def _wait_for_retry(
         self, work: _Work, answer: Answer, failures: int, *, logged: bool = True
@@ -642,17 +644,7 @@ class Dispatcher:
         finally:
             self.dead_lettering -= 1
         self._observer.dead_lettered(letter.reason)
-        outcome = Outcome(
-            False,
-            work.attempts,
-            work.order_id,
-            paid_at_of(work.event),
-            work.started_ms,
-            letter.reason,
-            letter.http_status,
-            letter.message,
-        )
-        self._finish(letter.record, outcome)
+        self._finish(work, letter.reason, letter.http_status, letter.message)
 
     async def _send_dead_letter(self, letter: DeadLetter, lane: Lane) -> None:
         failures = 0
