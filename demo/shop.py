@@ -108,17 +108,11 @@ async def payments(
     number: int | None = None,
     may_pay: Callable[[], bool] = lambda: True,
 ) -> AsyncIterator[Order]:
-    """Pay orders at a steady rate, and yield each one once it is committed.
+    """Pay ``rate`` orders a second, and yield each one once it is committed.
 
+    It ends after ``number`` of them, if that is given. No order is paid while ``may_pay`` is false.
     An order that the database refuses is tried again until it is committed. Cancelling leaves open
     whether the last one is.
-
-    Args:
-        orders: Endless.
-        pay: ``ShopDatabase.pay``.
-        rate: Payments a second.
-        number: Orders to pay; ``None`` goes on without end.
-        may_pay: No order is paid while this is false.
     """
     now = asyncio.get_running_loop().time
     due = now()
@@ -140,25 +134,21 @@ async def payments(
 
 
 class ShopDatabase:
-    """The shop's orders, and beside them the outbox."""
+    """The shop's orders, and beside them the outbox.
+
+    A call raises ``DatabaseUnavailable`` if the database does not answer or refuses. Nothing was
+    changed then.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        """Prepare; nothing is opened.
-
-        Raises:
-            InvalidDatabaseUrl: The settings' URL cannot be used.
-        """
+        """Prepare; nothing is opened. Raises ``InvalidDatabaseUrl``."""
         self._settings = settings
         self._engine = make_engine(settings.database_url.get_secret_value())
         self._outbox: Outbox
 
     @asynccontextmanager
     async def publishing(self) -> AsyncIterator[None]:
-        """Make the tables; inside, orders can be paid and their events are published.
-
-        Raises:
-            DatabaseUnavailable: The tables cannot be made.
-        """
+        """Make the tables; inside, orders can be paid and their events are published."""
         # Before replay begins: SQLite locks out a transaction that reads first and writes then.
         with translated():
             async with self._engine.begin() as connection:
@@ -168,11 +158,7 @@ class ShopDatabase:
             yield
 
     async def pay(self, order: Order) -> None:
-        """Commit the order and its event in one transaction. This does not wait for Kafka.
-
-        Raises:
-            DatabaseUnavailable: Nothing was committed.
-        """
+        """Commit the order and its event in one transaction. This does not wait for Kafka."""
         row = {"id": order.order_id, "event_id": order.event_id, "paid_at": order.paid_at}
         with translated():
             async with AsyncSession(self._engine) as session, session.begin():
@@ -192,9 +178,6 @@ class ShopDatabase:
 
         Dead letters of order_logging are among them. The number counts the rows, of whatever topic,
         that replay will publish by itself.
-
-        Raises:
-            DatabaseUnavailable: The database did not answer.
         """
         table = fallback_message.c
         before = datetime.now(UTC) - timedelta(seconds=for_seconds)
@@ -209,11 +192,7 @@ class ShopDatabase:
         return event_ids, sum(status == Status.PENDING for status, _, _ in rows)
 
     async def orders(self) -> list[str]:
-        """Return the event id of every order there is.
-
-        Raises:
-            DatabaseUnavailable: The database did not answer.
-        """
+        """Return the event id of every order there is."""
         return [event_id for (event_id,) in await self._read(sa.select(_orders.c.event_id))]
 
     async def _read(

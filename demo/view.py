@@ -42,8 +42,7 @@ async def show(now: Collector, console: Console) -> NoReturn:
 
 def print_lines(console: Console, *lines: str) -> None:
     """Print lines as they are: no markup, no colours, no line breaks of our own."""
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.out(*lines, sep="\n", highlight=False)
 
 
 def plain_line(now: Collector) -> str:
