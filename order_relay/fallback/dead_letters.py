@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 from order_relay.delivery.dead_letters import (
@@ -24,45 +25,28 @@ from order_relay.model.trace_context import trace_id
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class DeadLetters:
     """A ``DeadLetterSink`` that tries the dead-letter topic first and then the fallback table.
 
     Replay publishes a saved letter later, with the same bytes and headers.
+
+    Attributes:
+        max_retry: Refusals by Kafka after which a saved row is FAILED.
+        outage: Returns why Kafka is known to be away, else an empty text. While there is a reason,
+            letters are saved without a wait for Kafka.
+        on_saved: Called for each letter that is saved.
     """
 
-    def __init__(
-        self,
-        producer: KafkaProducer,
-        store: FallbackTable,
-        topic: str,
-        *,
-        group_id: str,
-        consumer: str,
-        max_retry: int = 3,
-        outage: Callable[[], str] = lambda: "",
-        on_saved: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            producer: Sends to Kafka with acks=all.
-            store: Saves what Kafka refuses.
-            topic: The dead-letter topic.
-            group_id: The group of the consumer.
-            consumer: The consumer's name.
-            max_retry: Refusals by Kafka after which a saved row is FAILED.
-            outage: Returns why Kafka is known to be away, else an empty text. While there is a
-                reason, letters are saved without a wait for Kafka.
-            on_saved: Called for each letter that is saved.
-        """
-        self._producer = producer
-        self._store = store
-        self._topic = topic
-        self._group_id = group_id
-        self._consumer = consumer
-        self._max_retry = max_retry
-        self._outage = outage
-        self._on_saved = on_saved
+    producer: KafkaProducer
+    store: FallbackTable
+    topic: str
+    _: KW_ONLY
+    group_id: str
+    consumer: str
+    max_retry: int = 3
+    outage: Callable[[], str] = lambda: ""
+    on_saved: Callable[[], None] = lambda: None
 
     async def send(self, letter: DeadLetter) -> None:
         """See ``DeadLetterSink.send``.
@@ -70,7 +54,7 @@ class DeadLetters:
         Raises:
             DatabaseUnavailable: Kafka and the database both refused; the record is not finished.
         """
-        headers = dead_letter_headers(letter, self._group_id, self._consumer)
+        headers = dead_letter_headers(letter, self.group_id, self.consumer)
         try:
             try:
                 await self._publish(letter.record, headers)
@@ -81,31 +65,31 @@ class DeadLetters:
             await self._save(letter.record, headers, str(error))
 
     async def _publish(self, record: Record, headers: Headers) -> None:
-        if reason := self._outage():
-            raise PublishRefused(self._topic, reason)
-        send = self._producer.send
-        letter = partial(send, self._topic, key=record.key, value=record.value, headers=headers)
+        if reason := self.outage():
+            raise PublishRefused(self.topic, reason)
+        send = self.producer.send
+        letter = partial(send, self.topic, key=record.key, value=record.value, headers=headers)
         await send_to_partition(letter, record.partition)
 
     async def _save(self, record: Record, headers: Headers, reason: str) -> None:
-        row_id = await self._store.save(
+        row_id = await self.store.save(
             NewMessage(
-                self._topic,
+                self.topic,
                 record.key,
                 record.value,
                 tuple(headers),
                 # The same partition, if the topic has it, so that a key's letters keep their order.
                 partition=record.partition,
                 error_message=reason,
-                max_retry=self._max_retry,
+                max_retry=self.max_retry,
             )
         )
-        self._on_saved()
+        self.on_saved()
         logger.warning(
             LogLine(
                 "Saved fallback message",
                 id=row_id,
-                topic=self._topic,
+                topic=self.topic,
                 record=str(record),
                 reason=reason,
                 trace_id=trace_id(record.headers),

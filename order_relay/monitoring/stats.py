@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -34,36 +35,20 @@ logger = logging.getLogger(__name__)
 QUANTILES = {"p50_seconds": 0.5, "p95_seconds": 0.95, "p99_seconds": 0.99}
 
 
+@dataclass(eq=False)
 class Stats:
-    """Figures of one consumer and its worker since the start."""
+    """Figures of one consumer and its worker since the start, which is when this is made."""
 
-    def __init__(
-        self,
-        metrics: ConsumerMetrics,
-        settings: Settings,
-        reader: RelayConsumer,
-        dispatcher: Dispatcher,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        """Begin with a consumer that starts now.
+    metrics: ConsumerMetrics
+    settings: Settings
+    reader: RelayConsumer
+    dispatcher: Dispatcher
+    _: KW_ONLY
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
 
-        Args:
-            metrics: The consumer's metrics.
-            settings: Its settings.
-            reader: Its partitions.
-            dispatcher: The state of its target.
-            clock: Monotonic seconds.
-            wall_clock: Seconds since the epoch.
-        """
-        self._metrics = metrics
-        self._settings = settings
-        self._reader = reader
-        self._dispatcher = dispatcher
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._started = clock()
+    def __post_init__(self) -> None:
+        self._started = self.clock()
         self._logged_at: float | None = None
 
     async def log_regularly(self, interval_seconds: float) -> None:
@@ -77,7 +62,7 @@ class Stats:
 
     def log(self) -> None:
         """Log ``Delivery stats``."""
-        self._logged_at = self._wall_clock()
+        self._logged_at = self.wall_clock()
         samples = self._samples()
         ended = samples.by_label("deliveries_total", "outcome")
         logger.info(
@@ -89,7 +74,7 @@ class Stats:
                 lag=sum(partition["lag"] or 0 for partition in self._of_partitions(samples)),
                 oldest_unfinished_seconds=_rounded(samples.number("oldest_unfinished_seconds")),
                 breaker=_state(samples),
-                target=str(self._dispatcher.target()),
+                target=str(self.dispatcher.target()),
             )
         )
 
@@ -104,20 +89,20 @@ class Stats:
         open_letters = by_label("dead_letters_open", "reason")
         return {
             "version": VERSION,
-            "time": _iso(self._wall_clock()),
-            "uptime_seconds": round(self._clock() - self._started, 1),
-            "consumer": self._metrics.consumer,
-            "group": self._settings.consumer_group_id,
+            "time": _iso(self.wall_clock()),
+            "uptime_seconds": round(self.clock() - self._started, 1),
+            "consumer": self.metrics.consumer,
+            "group": self.settings.consumer_group_id,
             "worker": {
-                "url": str(self._settings.own_url),
+                "url": str(self.settings.own_url),
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
             },
-            "paused": self._dispatcher.paused,
+            "paused": self.dispatcher.paused,
             "kafka_up": bool(number("kafka_up")),
             "topic_partitions": number("topic_partitions"),
             "partitions": self._of_partitions(samples),
-            "group_problem": self._reader.group_problem,
+            "group_problem": self.reader.group_problem,
             "deleted_records": number("deleted_records_total"),
             "near_deletion_records": sum(one or 0 for one in near.values()),
             "transaction_open_seconds": _rounded(
@@ -133,10 +118,10 @@ class Stats:
             "intake_stopped_seconds": _rounded(number("intake_stopped_seconds")),
             "breaker": {
                 "state": _state(samples),
-                "failed_probes": self._dispatcher.breaker.failed_probes,
-                "next_probe_seconds": _rounded(self._dispatcher.breaker.probe_in_seconds),
+                "failed_probes": self.dispatcher.breaker.failed_probes,
+                "next_probe_seconds": _rounded(self.dispatcher.breaker.probe_in_seconds),
             },
-            "target": _target_figures(self._dispatcher.target()),
+            "target": _target_figures(self.dispatcher.target()),
             "dead_letters": by_label("dead_letters_total", "reason"),
             "dead_letters_saved": number("dead_letters_saved_total"),
             "open_dead_letters": {
@@ -176,11 +161,11 @@ class Stats:
         }
 
     def _samples(self) -> Samples:
-        return Samples(self._metrics.registry, self._metrics.consumer)
+        return Samples(self.metrics.registry, self.metrics.consumer)
 
     def _of_partitions(self, samples: Samples) -> list[dict[str, Any]]:
-        positions = self._reader.positions()
-        committed = self._reader.committed_offsets()
+        positions = self.reader.positions()
+        committed = self.reader.committed_offsets()
         return [
             {
                 "topic": one.topic,
@@ -226,6 +211,7 @@ def _iso(moment: float | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
+@dataclass(frozen=True, slots=True)
 class Samples:
     """The values of metrics at this moment, of one consumer and of the worker.
 
@@ -233,10 +219,8 @@ class Samples:
     did not answer) is ``None``.
     """
 
-    def __init__(self, registry: CollectorRegistry, consumer: str) -> None:
-        """Read this registry, and of the consumers' metrics those of this one."""
-        self._registry = registry
-        self._consumer = consumer
+    registry: CollectorRegistry
+    consumer: str
 
     def number(self, name: str, **labels: str) -> float | int | None:
         """Return the value with these labels; ``None`` if it does not exist."""
@@ -264,10 +248,10 @@ class Samples:
         }
 
     def _of(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        for family in self._registry.restricted_registry([f"{PREFIX}_{name}"]).collect():
+        for family in self.registry.restricted_registry([f"{PREFIX}_{name}"]).collect():
             for sample in family.samples:
                 labels = dict(sample.labels)
-                if labels.pop(CONSUMER, self._consumer) == self._consumer:
+                if labels.pop(CONSUMER, self.consumer) == self.consumer:
                     yield labels, sample.value
 
 
