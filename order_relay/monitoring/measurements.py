@@ -62,7 +62,7 @@ async def watch_lag(
     health: Health,
     clock: Callable[[], float] = time.monotonic,
     *,
-    check_brokers: Callable[[], Awaitable[None]] | None = None,
+    check_brokers: Callable[[], Awaitable[None]],
 ) -> None:
     """Measure lag, and pass the state of Kafka and the intake to health, until cancelled.
 
@@ -91,8 +91,7 @@ async def watch_lag(
                 count = await count_partitions()
                 if fault is not None or doubted:
                     doubted = True
-                    if check_brokers is not None:
-                        await check_brokers()
+                    await check_brokers()
             except BaseException:
                 health.note_intake(None)  # without Kafka the intake has nothing to do
                 raise
@@ -203,7 +202,21 @@ async def watch_retention(
     shown: set[TP] = set()
 
     async def measure() -> None:
-        await _measure_retention(reader, await retention_seconds(), metrics, shown, clock)
+        retention = await retention_seconds()
+        finished_to = {p: end for p, end in reader.finished_to().items() if end is not None}
+        old_to: dict[TP, int] = {}
+        if finished_to and retention is not None:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                ends = await reader.log_ends(*finished_to)
+                young = await reader.offsets_at(clock() - NEAR * retention, *finished_to)
+            old_to = {**ends, **young}
+        for gone in shown - finished_to.keys():
+            shown.remove(gone)
+            metrics.of_partition("near_deletion_records", *gone, None)
+        for partition, finished in finished_to.items():
+            shown.add(partition)
+            near = max(old_to.get(partition, finished) - finished, 0)
+            metrics.of_partition("near_deletion_records", *partition, near)
 
     def warn(problem: str) -> None:
         logger.warning(
@@ -211,30 +224,6 @@ async def watch_retention(
         )
 
     await _measure_every(RETENTION_INTERVAL_SECONDS, measure, warn)
-
-
-async def _measure_retention(
-    reader: RelayConsumer,
-    retention: float | None,
-    metrics: ConsumerMetrics,
-    shown: set[TP],
-    clock: Callable[[], float],
-) -> None:
-    """Show the count of each partition; ``shown`` is kept from one round to the next."""
-    finished_to = {p: offset for p, offset in reader.finished_to().items() if offset is not None}
-    old_to: dict[TP, int] = {}
-    if finished_to and retention is not None:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            ends = await reader.log_ends(*finished_to)
-            young = await reader.offsets_at(clock() - NEAR * retention, *finished_to)
-        old_to = {**ends, **young}
-    for gone in shown - finished_to.keys():
-        shown.remove(gone)
-        metrics.of_partition("near_deletion_records", *gone, None)
-    for partition, finished in finished_to.items():
-        shown.add(partition)
-        near = max(old_to.get(partition, finished) - finished, 0)
-        metrics.of_partition("near_deletion_records", *partition, near)
 
 
 # --- the event loop -------------------------------------------------------------------------------
