@@ -119,12 +119,9 @@ class AfterCommit:
         and their events in the order of these calls. If an event can be neither published nor saved
         then, an error is logged.
 
-        Args:
-            session: A ``Session`` or ``AsyncSession``; a transaction is begun if there is none.
-            event: See ``Publisher.publish``; later changes to it have no effect.
-            event_id: See ``Publisher.publish``.
-            key: See ``Publisher.publish``.
-            headers: See ``Publisher.publish``.
+        The session is a ``Session`` or ``AsyncSession``; a transaction is begun if there is none.
+        For the other arguments see ``Publisher.publish``. Later changes to the event have no
+        effect.
 
         Returns:
             The future result; wait for it only after the commit.

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import orm
 
@@ -29,17 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@orm.registry().mapped
 class OutboxRow:
     """A row of ``kafka_fallback_message`` as a session writes it."""
 
-    def __init__(self, **columns: Any) -> None:
-        """Set columns by name."""
-        for name, value in columns.items():
-            setattr(self, name, value)
-
-
-# Defaults that the database fills in are not fetched: nothing here reads them.
-orm.registry().map_imperatively(OutboxRow, fallback_message, eager_defaults=False)
+    __table__ = fallback_message
+    # Defaults that the database fills in are not fetched: nothing here reads them.
+    __mapper_args__: ClassVar = {"eager_defaults": False}
 
 
 class Outbox:
@@ -86,12 +82,8 @@ class Outbox:
     ) -> str:
         """Add the event's row to the session; its flush or commit writes it.
 
-        Args:
-            session: A ``Session`` or ``AsyncSession`` on the database with the table.
-            event: See ``Publisher.publish``; later changes to it have no effect.
-            event_id: See ``Publisher.publish``.
-            key: See ``Publisher.publish``.
-            headers: See ``Publisher.publish``.
+        The session is a ``Session`` or ``AsyncSession`` on the database with the table. For the
+        other arguments see ``Publisher.publish``; later changes to the event have no effect.
 
         Returns:
             The event's id.

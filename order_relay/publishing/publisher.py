@@ -162,9 +162,8 @@ class Publisher:
         except InvalidEvent:
             self._on_result("invalid")
             raise
-        message = checked.row(self._topic, self._max_retry)
-        if save_because is not None:
-            message = replace(message, error_message=save_because)
+        row = checked.row(self._topic, self._max_retry)
+        message = replace(row, error_message=save_because)
         task = asyncio.create_task(self._publish(message, checked.event_id))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
