@@ -155,12 +155,7 @@ class FallbackStats:
 class RowFilter:
     """Conditions on rows, all of which must hold; None is no condition.
 
-    Attributes:
-        ids: Rows with these ids.
-        status: Rows with this status.
-        topic: Rows for this topic.
-        key: Rows with this key.
-        error_contains: Rows whose error message contains this, in upper or lower case.
+    ``error_contains`` is a part of the error message, in upper or lower case.
     """
 
     ids: Collection[int] | None = None

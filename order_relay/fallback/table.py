@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -113,11 +113,10 @@ class FallbackTable:
         self._dialect = engine.dialect.name
         self._clock = clock
         if clock is None and self._dialect == "sqlite":
-            self._clock = partial(
-                datetime.now, UTC
-            )  # all users of a file share the machine's clock
+            # All users of a file share the machine's clock.
+            self._clock = partial(datetime.now, UTC)
         # SQLite allows one writer; this lock is fairer and cheaper than its busy loop.
-        self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else None
+        self._write_lock = asyncio.Lock() if self._dialect == "sqlite" else nullcontext()
         self._waiting: list[_Saving] = []
         self._writer: asyncio.Task[None] | None = None
         self._failed_write: DatabaseUnavailable | None = None
@@ -460,18 +459,13 @@ class FallbackTable:
 
         Without this limit, while another program locks the file, writers wait one after another.
         """
-        if self._write_lock is None:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(SQLITE_BUSY_TIMEOUT_SECONDS):
+                    await stack.enter_async_context(self._write_lock)
+            except TimeoutError:
+                raise DatabaseUnavailable("database is locked") from None
             yield
-            return
-        try:
-            async with asyncio.timeout(SQLITE_BUSY_TIMEOUT_SECONDS):
-                await self._write_lock.acquire()
-        except TimeoutError:
-            raise DatabaseUnavailable("database is locked") from None
-        try:
-            yield
-        finally:
-            self._write_lock.release()
 
     def _check_file(self, opened: OpenedFile | None) -> None:
         try:
