@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.models import dashboard as model
 
 from grafana.links import CONSOLE, RUNBOOK
-from grafana.panels import DATASOURCE
+from grafana.panels import DATASOURCE, Panel
 from grafana.queries import ALERTS, relay, series
 
 TAG = "order-relay"
@@ -41,12 +43,14 @@ class _Marks(model.AnnotationQuery):
         return super().to_json() | self.written
 
 
-def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
-    """Begin a dashboard: its variables, its links to the others, and the alerts over its panels.
+def dashboard(
+    uid: str, title: str, description: str, rows: Mapping[str, Iterable[Panel]]
+) -> build.Dashboard:
+    """Make a dashboard: its variables, its links to the others, the alerts over its panels.
 
     It is read-only in Grafana: it is changed here, in the code.
     """
-    return (
+    board = (
         build.Dashboard(title)
         .uid(uid)
         .description(description)
@@ -107,6 +111,11 @@ def dashboard(uid: str, title: str, description: str) -> build.Dashboard:
             _text("runbook", "Runbook", "URL of the runbook page, for links to it.", RUNBOOK)
         )
     )
+    for row, panels in rows.items():
+        board = board.with_row(build.Row(row))
+        for panel in panels:
+            board = board.with_panel(panel)
+    return board
 
 
 def _text(name: str, title: str, description: str, value: str) -> build.TextBoxVariable:

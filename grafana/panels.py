@@ -1,12 +1,14 @@
 """The kinds of panels that the dashboards are made of, each in one form.
 
-Every panel needs a description: what the person on call sees in it, and what is normal.
+Every panel needs a description: what the person on call sees in it, and what is normal. A unit has
+Grafana's name, ``decimals`` are the most that are shown, and a width is of 24.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from grafana_foundation_sdk.builders import common, prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.builders import dashboard as build
@@ -14,6 +16,7 @@ from grafana_foundation_sdk.models import common as shape
 from grafana_foundation_sdk.models import dashboard as model
 
 DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
+Panel: TypeAlias = timeseries.Panel | stat.Panel | statetimeline.Panel
 # One colour for one meaning on all dashboards, by what a legend is made of.
 COLOURS = {
     "{{outcome}}": {
@@ -57,6 +60,11 @@ class Query:
     legend: str
 
 
+def each(ask: Callable[..., str], metric: str, *labels: str) -> Query:
+    """Make a query for a series of each value of these labels, which its legend shows."""
+    return Query(ask(metric, *labels), " ".join(f"{{{{{label}}}}}" for label in labels))
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """A number that means something: how it is shown."""
@@ -69,7 +77,7 @@ def line(
     title: str,
     description: str,
     *queries: Query,
-    unit: str,
+    unit: str = "short",
     decimals: float | None = None,
     maximum: float | None = None,
     limit: float | None = None,
@@ -78,16 +86,8 @@ def line(
 ) -> timeseries.Panel:
     """Make a panel of lines over time, never below 0.
 
-    Args:
-        title: A few words.
-        description: For the person on call.
-        queries: What is drawn.
-        unit: Grafana's name of the unit.
-        decimals: How many at most; 0 for what is counted.
-        maximum: Where the axis ends, for what cannot be more.
-        limit: From where on it is red: where an alert looks.
-        bars: For counts of single events, which lines would blur.
-        width: Of 24.
+    The axis ends at ``maximum``, for what cannot be more. It is red from ``limit`` on, where an
+    alert looks. ``bars`` are for counts of single events, which lines would blur.
     """
     panel = (
         timeseries.Panel()
@@ -140,7 +140,7 @@ def figure(
     description: str,
     expr: str,
     *,
-    unit: str,
+    unit: str = "short",
     decimals: float | None = None,
     steps: Sequence[tuple[float, str]] = (),
     states: Mapping[int, State] | None = None,
@@ -149,16 +149,8 @@ def figure(
 ) -> stat.Panel:
     """Make a panel of one large number: what it is now.
 
-    Args:
-        title: A few words.
-        description: For the person on call.
-        expr: One series.
-        unit: Grafana's name of the unit.
-        decimals: How many at most.
-        steps: From which number on it has which colour.
-        states: What the numbers are called, if they stand for something.
-        base: Its colour below the first step.
-        width: Of 24.
+    Below the first of the ``steps`` it has the colour ``base``, from each on that of the step.
+    ``states`` name the numbers, if they stand for something.
     """
     panel = (
         stat.Panel()
