@@ -14,6 +14,8 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from order_relay.web.request_body import Refused
+
 # Added by a proxy. Behind one every client seems to be on this machine.
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 # Of a request that one worker sends to another.
@@ -27,35 +29,32 @@ class Access:
     """Allows or refuses requests."""
 
     def __init__(self, token: str | None, names: Collection[str] = ()) -> None:
-        """Require ``token``; None: allow loopback only.
-
-        Args:
-            token: The API token.
-            names: Further names of this worker in a Host header.
-        """
+        """Require ``token`` (None: allow loopback only); ``names`` are allowed as hosts, too."""
         self._token = token.encode() if token else None
         self._names = frozenset(name.lower().rstrip(".") for name in names)
 
-    def wrong_name(self, request: web.Request) -> web.Response | None:
-        """Return the answer if the Host header is refused; None: it is allowed.
+    def check_name(self, request: web.Request) -> None:
+        """Check the Host header.
 
         Allowed are addresses, names without a dot and private suffixes, which no public page can
         have, and every name if the request has the token.
+
+        Raises:
+            Refused: It is another name.
         """
         # Not request.host, which asks the name server where the header is missing.
         host = request.headers.get("Host")
         if host is None:
-            return None
+            return
         name = _host_name(host).lower().rstrip(".")
         if _address(name) is not None or "." not in name or name.endswith(PRIVATE_SUFFIXES):
-            return None
-        if name in self._names or (self._token is not None and self.refusal(request) is None):
-            return None
-        return _refused(
-            403,
-            f"{name[:80]!r} is not known as a name of this worker: ask by its address, or add the "
-            "name to WEB_ALLOWED_HOSTS",
-        )
+            return
+        if name not in self._names and not self._has_token(request):
+            raise Refused(
+                403,
+                f"{name[:80]!r} is not known as a name of this worker: ask by its address, or add "
+                "the name to WEB_ALLOWED_HOSTS",
+            )
 
     def sign(self, path: str) -> dict[str, str]:
         """Return the header that lets this worker change something on another one.
@@ -67,59 +66,64 @@ class Access:
         moment = str(int(time.time()))
         return {SIGNATURE_HEADER: f"{moment}:{self._signature(moment, path)}"}
 
-    def is_signed(self, request: web.Request) -> bool:
-        """Return whether another worker with the same token sent this request just now.
+    def check_signed(self, request: web.Request) -> None:
+        """Check that another worker with the same token sent this request just now.
 
-        Without a token, whether it comes from this machine.
+        Without a token, that it comes from this machine.
+
+        Raises:
+            Refused: It does not.
         """
         if self._token is None:
-            return _unless_local(request) is None
+            _check_local(request)
+            return
         moment, _, signature = request.headers.get(SIGNATURE_HEADER, "").partition(":")
-        if not (moment.isascii() and moment.isdigit() and len(moment) < 12):
-            return False
-        expected = self._signature(moment, request.path_qs)
-        return (
-            hmac.compare_digest(signature.encode("utf-8", "surrogateescape"), expected.encode())
+        if not (
+            moment.isascii()
+            and moment.isdigit()
+            and len(moment) < 12
             and abs(time.time() - int(moment)) <= SIGNATURE_SECONDS
-        )
+            and _is_same(signature, self._signature(moment, request.path_qs).encode())
+        ):
+            raise Refused(403, "this is for other workers")
 
     def _signature(self, moment: str, path: str) -> str:
         return hmac.new(self._token or b"", f"{moment}\n{path}".encode(), "sha256").hexdigest()
 
-    def refusal(self, request: web.Request) -> web.Response | None:
-        """Return the answer if a request may change nothing; None: it may."""
+    def check(self, request: web.Request) -> None:
+        """Raise ``Refused`` if a request may change nothing."""
         if self._token is None:
-            return _unless_local(request)
+            _check_local(request)
+        elif not self._has_token(request):
+            raise Refused(401, "needs the header Authorization: Bearer with the API_TOKEN")
+
+    def _has_token(self, request: web.Request) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(
-            given.strip().encode("utf-8", "surrogateescape"), self._token
-        ):
-            return None
-        return _refused(401, "needs the header Authorization: Bearer with the API_TOKEN")
+        return (
+            self._token is not None
+            and scheme.lower() == "bearer"
+            and _is_same(given.strip(), self._token)
+        )
 
 
-def _refused(status: int, error: str) -> web.Response:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return web.json_response({"error": error}, status=status, headers=headers)
+def _is_same(given: str, expected: bytes) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected)
 
 
-def _unless_local(request: web.Request) -> web.Response | None:
+def _check_local(request: web.Request) -> None:
     advice = "set API_TOKEN to let others in"
     if not is_loopback(request.remote or ""):
-        return _refused(403, f"without API_TOKEN this is served on loopback only: {advice}")
+        raise Refused(403, f"without API_TOKEN this is served on loopback only: {advice}")
     if any(name in request.headers for name in FORWARDING_HEADERS):
-        return _refused(403, f"without API_TOKEN this is not served through a proxy: {advice}")
+        raise Refused(403, f"without API_TOKEN this is not served through a proxy: {advice}")
     # DNS rebinding: a page in a local browser, whose name was made to resolve to this machine.
     host = request.headers.get("Host")
     if host is not None and not is_loopback(_host_name(host)):
-        return _refused(
-            403, f"without API_TOKEN the host must be localhost or its address: {advice}"
-        )
+        raise Refused(403, f"without API_TOKEN the host must be localhost or its address: {advice}")
     # A page of another site in a local browser: it could post, though not read the answer.
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != host:
-        return _refused(403, f"without API_TOKEN pages of other sites may not post: {advice}")
-    return None
+        raise Refused(403, f"without API_TOKEN pages of other sites may not post: {advice}")
 
 
 def is_loopback(host: str) -> bool:

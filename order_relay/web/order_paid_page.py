@@ -79,8 +79,7 @@ class OrderPaidPage:
 
     async def _publish(self, request: web.Request) -> web.Response:
         # The head is checked before any of the body is read.
-        if refusal := self._access.refusal(request):
-            return refusal
+        self._access.check(request)
         _check_type(request)
         event_id = _event_id(request)
         limits = self._limits

@@ -21,8 +21,9 @@ class Refused(web.HTTPException):
     ) -> None:
         """Answer with ``status``; ``fields`` stand beside ``error``."""
         self.status_code = status
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         super().__init__(
-            headers={"Retry-After": str(retry_after)} if retry_after is not None else {},
+            headers=headers if retry_after is None else {"Retry-After": str(retry_after)},
             text=json.dumps({"error": error, **fields}),
             content_type="application/json",
         )

@@ -151,8 +151,8 @@ class WebServer:
     async def _check_name(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         # Health checks use any name, and show no data. Pages to post to check access themselves.
         any_name = request.method == "POST" or request.path.startswith("/health/")
-        if not any_name and (refusal := self._access.wrong_name(request)):
-            return refusal
+        if not any_name:
+            self._access.check_name(request)
         return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -184,24 +184,21 @@ class WebServer:
     async def _order(self, request: web.Request) -> web.Response:
         order_id = request.match_info["order_id"]
         if not is_order_id(order_id):
-            return web.json_response({"error": f"orderId {NOT_AN_ID}"}, status=400)
+            raise Refused(400, f"orderId {NOT_AN_ID}")
         lookup = self._selected(request).orders
         routed = ROUTED_HEADER in request.headers
         if lookup is None:
             # 404 to another worker, which has a table, would mean that the order is unknown.
-            return web.json_response(
-                {"error": "the deliveries table is switched off (DELIVERIES_STORE=off)"},
-                status=503 if routed else 404,
-            )
+            status = 503 if routed else 404
+            raise Refused(status, "the deliveries table is switched off (DELIVERIES_STORE=off)")
         view = request.headers.get(VIEW_HEADER)
         found = await lookup.find(order_id, here_only=routed, view=view)
         return web.json_response(found.body, status=found.status)
 
     async def _probe(self, request: web.Request) -> web.Response:
-        if refusal := self._access.refusal(request):
-            return refusal
+        self._access.check(request)
         if refused := self._selected(request).dispatcher.probe_now():
-            return web.json_response({"error": refused}, status=409)
+            raise Refused(409, refused)
         logger.info("Probe asked for, it goes at once")
         return web.json_response({"probing": True}, status=202)
 

@@ -39,7 +39,7 @@ from order_relay.web.console.queries import (
     whole_number,
 )
 from order_relay.web.consumer import ServedConsumer
-from order_relay.web.request_body import BODY_SECONDS, read_body
+from order_relay.web.request_body import BODY_SECONDS, Refused, read_body
 
 if TYPE_CHECKING:
     from order_relay.tracing.spans import Tracing
@@ -168,21 +168,19 @@ class Changes:
             try:
                 body = await _read_body(request)
                 # A dry run only reads, as the pages do.
-                check = self._access.wrong_name if body.dry_run else self._access.refusal
-                if refusal := check(request):
-                    return refusal
+                check = self._access.check_name if body.dry_run else self._access.check
+                check(request)
                 return web.json_response(await change(request, body))
             except BadQuery as error:
-                return web.json_response({"error": str(error)}, status=400)
+                raise Refused(400, str(error)) from None
             except RelayError as error:
-                return web.json_response({"error": str(error)}, status=503)
+                raise Refused(503, str(error)) from None
 
         return answer
 
     async def _job(self, request: web.Request) -> web.Response:
-        job = self._jobs.get(request.match_info["id"])
-        if job is None:
-            return web.json_response({"error": "this worker knows no such job"}, status=404)
+        if (job := self._jobs.get(request.match_info["id"])) is None:
+            raise Refused(404, "this worker knows no such job")
         return web.json_response(job.as_json())
 
     # --- dead letters ---------------------------------------------------------------------------
@@ -334,12 +332,10 @@ class Changes:
 
     async def _here(self, request: web.Request) -> web.Response:
         """Do on this worker what a person asked another one for."""
-        if not self._access.is_signed(request):
-            return web.json_response({"error": "this is for other workers"}, status=403)
+        self._access.check_signed(request)
         name, action = request.query.get("consumer", ""), request.match_info["action"]
-        consumer = self._consumers.get(name)
-        if consumer is None:
-            return web.json_response({"error": "no such consumer here"}, status=404)
+        if (consumer := self._consumers.get(name)) is None:
+            raise Refused(404, "no such consumer here")
         consumer.do(action)
         with contextlib.suppress(DatabaseUnavailable):
             # A worker with a database of its own must know it after a restart, too.
