@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import click
 
 from order_relay.cli.output import StdoutLost, flush_stdout
-from order_relay.errors import InvalidDatabaseUrl, InvalidSettings, RelayError
+from order_relay.errors import RelayError
 from order_relay.logs import rate_limit
 from order_relay.logs.standard_streams import escape_unencodable
-from order_relay.settings import Settings, load_settings
+from order_relay.settings import Settings
 from order_relay.settings.rules import check_url
 from order_relay.settings.settings import load_log_format
 
@@ -158,7 +158,7 @@ def _prepare_process(level: str | None) -> None:
     rate_limit.install()
 
 
-# --- settings and the application ---------------------------------------------------------------
+# --- the application ----------------------------------------------------------------------------
 
 
 class Application(Protocol):
@@ -166,18 +166,6 @@ class Application(Protocol):
 
     consumers: Sequence[ConfiguredConsumer]
     declared: Sequence[ConfiguredConsumer]
-
-
-def worker_settings() -> Settings:
-    """Return the worker's settings.
-
-    Raises:
-        SystemExit: A setting is wrong; one line tells which.
-    """
-    try:
-        return load_settings()
-    except (InvalidSettings, InvalidDatabaseUrl) as error:
-        raise SystemExit(str(error)) from None
 
 
 def application_name() -> str:

@@ -21,7 +21,7 @@ from order_relay.deliveries.lookup import (
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.kafka.topic_reader import Extent, TopicReader
 from order_relay.model.order_paid import is_order_id
-from order_relay.settings import Settings
+from order_relay.settings import Settings, load_settings
 from order_relay.web.server import NOT_AN_ID
 
 ASK_SECONDS = 10.0
@@ -47,7 +47,7 @@ async def order(*, order_id: str, url: str | None, consumer: str | None, as_json
     """
     if not is_order_id(order_id):
         raise click.UsageError(f"ORDER_ID={order_id[:40]!r} {NOT_AN_ID}")
-    found = await _ask(url or str(command.worker_settings().own_url), order_id, consumer)
+    found = await _ask(url or str(load_settings().own_url), order_id, consumer)
     if "error" in found:
         raise click.ClickException(str(found["error"]))
     if as_json:

@@ -12,6 +12,7 @@ from yarl import URL
 
 from order_relay.cli import command, output
 from order_relay.deliveries.lookup import get_object, make_client
+from order_relay.settings import load_settings
 from order_relay.web.console.cluster import ConsumerView, WorkerAnswer
 
 ASK_SECONDS = 10.0
@@ -37,7 +38,7 @@ async def status(*, urls: Sequence[str], as_json: bool) -> int:
     Exit status: 0 if all is well; 1 if something needs a person, such as an open dead letter or a
     FAILED row, or if one of several workers does not answer; 2 if none answers.
     """
-    urls = urls or (str(command.worker_settings().own_url),)
+    urls = urls or (str(load_settings().own_url),)
     async with make_client(ASK_SECONDS) as client:
         answers = await asyncio.gather(*(_ask(client, URL(url)) for url in urls))
     silent = [

@@ -20,6 +20,7 @@ from order_relay.cli.fallback.rows import (
 from order_relay.errors import RelayError
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
+from order_relay.settings import load_settings
 
 NAMED = 5  # rows in the audit log
 # Rows of these statuses can be changed.
@@ -102,7 +103,7 @@ async def _change(
     rows = selected_rows(ids, everything, RowFilter(**filters))
     needs_yes = "--all needs" if everything else ""
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
-    settings = command.worker_settings()
+    settings = load_settings()
     report = output.ChangeReport("row", verb, named=bool(ids), as_json=as_json, dry_run=dry_run)
     first: list[FallbackRow] = []
     async with open_table(settings) as table:

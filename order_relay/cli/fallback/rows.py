@@ -22,7 +22,7 @@ from order_relay.fallback.sql.migrate import Revisions
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 from order_relay.model.byte_text import to_text
-from order_relay.settings import Settings
+from order_relay.settings import Settings, load_settings
 
 WRITE_SECONDS = 10.0
 ERROR_LENGTH = 200
@@ -67,7 +67,7 @@ STATUS = status_type(*Status)
 async def list_rows(*, limit: int, after_id: int | None, as_json: bool, **filters: Any) -> int:
     """List rows of the fallback table."""
     rows = RowFilter(**filters)
-    async with open_table(command.worker_settings()) as table:
+    async with open_table(load_settings()) as table:
         if as_json:
             await _print_json(table, rows, limit, after_id or 0)
             return 0
@@ -99,7 +99,7 @@ async def _print_json(table: FallbackTable, rows: RowFilter, limit: int, after_i
 @command.define(command.JSON)
 async def count_rows(*, as_json: bool) -> int:
     """Count the rows of the fallback table by status."""
-    async with open_table(command.worker_settings()) as table:
+    async with open_table(load_settings()) as table:
         stats = await table.stats()
     if as_json:
         output.json_line(asdict(stats))

@@ -22,7 +22,7 @@ from order_relay.errors import RelayError
 from order_relay.fallback.table import FallbackTable
 from order_relay.kafka.producer import MAX_MESSAGE_BYTES
 from order_relay.publishing.publisher import Publisher
-from order_relay.settings import Settings
+from order_relay.settings import Settings, load_settings
 
 SHOWN = 20
 SHOWN_REASONS = 10
@@ -49,7 +49,7 @@ async def publish(*, file: BinaryIO, new_ids: bool, dry_run: bool, as_json: bool
     The same line always gets the same event-id, so a file may be published again after an
     interruption. Exit status: 0 if every event is in Kafka or saved in the database, else 1.
     """
-    settings = command.worker_settings()
+    settings = load_settings()
     report = PublishReport(settings.order_paid_topic, as_json=as_json, dry_run=dry_run)
     reader = LineReader(file.fileno(), max_line_bytes=MAX_MESSAGE_BYTES)
     if file.isatty():
