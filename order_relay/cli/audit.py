@@ -207,7 +207,7 @@ class _Reading:
             start = await _start(source, partition, extent, self.since.timestamp() * 1000)
             end = extent.end
             if self.until is not None:
-                end = await _offset_at(source, partition, extent, self.until.timestamp() * 1000)
+                end = await source.offset_at(partition, extent, self.until.timestamp() * 1000)
             found[partition] = Extent(start, max(start, end))
             if extent.end == extent.low > 0:
                 # No record is left whose time says from when on they are kept.
@@ -282,7 +282,7 @@ class _Reading:
 
 async def _start(reader: TopicReader, partition: int, extent: Extent, since_ms: float) -> int:
     """Return the offset to begin at: that of the first record of a time or later."""
-    start = await _offset_at(reader, partition, extent, since_ms)
+    start = await reader.offset_at(partition, extent, since_ms)
     if start == extent.end > extent.low:
         # The embedded cluster knows no times, and says that there is no such record.
         async for message in reader.messages(partition, start - 1, start):
@@ -296,12 +296,6 @@ async def _oldest_ms(reader: TopicReader, partition: int, extent: Extent) -> flo
     async for message in reader.messages(partition, extent.low, extent.end):
         return min(max(message.timestamp()[1], 0), time.time() * 1000)
     return 0
-
-
-async def _offset_at(reader: TopicReader, partition: int, extent: Extent, moment_ms: float) -> int:
-    """Return the offset of the first record of a time or later; the end without one."""
-    found = await reader.offset_at(partition, int(moment_ms))
-    return extent.end if found is None else min(found, extent.end)
 
 
 def _record(message: Message) -> Record:

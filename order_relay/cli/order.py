@@ -19,7 +19,7 @@ from order_relay.deliveries.lookup import (
     saved_fields,
 )
 from order_relay.errors import DatabaseUnavailable, RelayError
-from order_relay.kafka.topic_reader import Extent, TopicReader
+from order_relay.kafka.topic_reader import TopicReader
 from order_relay.model.order_paid import is_order_id
 from order_relay.settings import Settings, load_settings
 from order_relay.web.server import NOT_AN_ID
@@ -122,19 +122,14 @@ async def newest_entry(settings: Settings, key: bytes) -> Entry | None:
     Raises:
         RelayError: Kafka did not answer in time, or there is no such topic.
     """
+    entries: list[Entry | None] = []
     async with TopicReader(settings, settings.deliveries_changelog_topic) as changelog:
-        extents = await changelog.extents()
-        entries = [await _last_entry(changelog, *one, key) for one in extents.items()]
+        for partition, extent in (await changelog.extents()).items():
+            newest = None
+            async for message in changelog.messages(partition, *extent):
+                if message.key() == key:
+                    entry = decode_entry(bytes(message.value() or b""))  # None: it was removed
+                    if not (entry and newest) or newest.finished_ms <= entry.finished_ms:
+                        newest = entry
+            entries.append(newest)
     return max(filter(None, entries), key=lambda entry: entry.finished_ms, default=None)
-
-
-async def _last_entry(
-    changelog: TopicReader, partition: int, extent: Extent, key: bytes
-) -> Entry | None:
-    newest = None
-    async for message in changelog.messages(partition, *extent):
-        if message.key() == key:
-            entry = decode_entry(bytes(message.value() or b""))  # None: it was removed
-            if not (entry and newest) or newest.finished_ms <= entry.finished_ms:
-                newest = entry
-    return newest

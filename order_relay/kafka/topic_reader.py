@@ -95,13 +95,14 @@ class TopicReader:
 
         return await self.run(ask)
 
-    async def offset_at(self, partition: int, moment_ms: int) -> int | None:
-        """Return the offset of the first record of a time or later; None: there is none."""
-        position = TopicPartition(self.topic, partition, max(moment_ms, 0))
-        (found,) = await self.run(lambda: self._consumer.offsets_for_times([position], ASK_SECONDS))
+    async def offset_at(self, partition: int, extent: Extent, moment_ms: float) -> int:
+        """Return the offset of the first record of a time or later; the end without one."""
+        position = TopicPartition(self.topic, partition, max(int(moment_ms), 0))
+        consumer = self._consumer
+        (found,) = await self.run(lambda: consumer.offsets_for_times([position], ASK_SECONDS))
         if found.error is not None:
             raise TopicUnusable(self.topic, found.error.str())
-        return found.offset if found.offset >= 0 else None
+        return min(found.offset, extent.end) if found.offset >= 0 else extent.end
 
     async def messages(self, partition: int, start: int, end: int) -> AsyncIterator[Message]:
         """Read the messages of a partition from offset ``start`` to before ``end``."""
