@@ -84,27 +84,27 @@ class AutoRedrive:
             except Exception:
                 logger.exception("Automatic redriving failed with an unexpected error")
 
-    async def redrive_due(self) -> int:
-        """Redrive letters that are due now, and return how many.
+    async def redrive_due(self) -> None:
+        """Redrive letters that are due now.
 
         Raises:
             RelayError: Kafka does not answer, or another redrive runs.
         """
         if not self._target_works():
-            return 0
+            return
         limit = max(1, int(self._rate * ROUND_SECONDS))
         due = await self._letters.ask(
             lambda index: index.due(self._waits_seconds, self._clock(), limit=limit)
         )
         if not due:
-            return 0
+            return
         positions = [LetterPosition(*position) for position in due]
         selection = Selection(positions, LetterFilter(), max_redrives=len(self._waits_seconds))
         redriven = 0
         async with self._open_topic() as topic:
             await selection.read(topic)
             if not selection.count:
-                return 0
+                return
             redrive = self._new_redrive()
             async with topic.redriving(selection, redrive) as results:
                 async for result in results:
@@ -115,4 +115,3 @@ class AutoRedrive:
             logger.warning(LogLine("Dead letters redriven automatically", letters=redriven))
             self._on_redriven(redriven)
         self._letters.refresh_soon()
-        return redriven

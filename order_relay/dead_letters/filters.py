@@ -10,14 +10,7 @@ from order_relay.dead_letters.letter import Letter, in_utc
 from order_relay.model.byte_text import to_text
 
 _SPAN = re.compile(r"(\d{1,6})(s|m|min|h|d|w)", re.ASCII)
-_UNITS = {
-    "s": "seconds",
-    "m": "minutes",
-    "min": "minutes",
-    "h": "hours",
-    "d": "days",
-    "w": "weeks",
-}
+_UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,16 +117,10 @@ class LetterIndex:
         )
         self._database.execute("COMMIT")
 
-    def remove_below(self, partition: int, offset: int) -> int:
-        """Remove the letters before an offset, and return how many there were."""
+    def remove_below(self, partition: int, offset: float) -> int:
+        """Remove the letters before an offset (infinity: all); return how many there were."""
         return self._database.execute(
             'DELETE FROM letters WHERE partition = ? AND "offset" < ?', (partition, offset)
-        ).rowcount
-
-    def clear(self, partition: int) -> int:
-        """Remove all letters of a partition, and return how many there were."""
-        return self._database.execute(
-            "DELETE FROM letters WHERE partition = ?", (partition,)
         ).rowcount
 
     def by_reason(self) -> list[tuple[str, int, float | None]]:

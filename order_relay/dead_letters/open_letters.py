@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -167,7 +168,8 @@ class OpenLetters:
         before = self._extents.get(partition)
         if before is not None and (extent.low < before.low or extent.end < before.end):
             # The topic was made anew: the letters of the old one are gone with it.
-            self._tell_deleted(partition, await self.ask(lambda index: index.clear(partition)))
+            deleted = await self.ask(lambda index: index.remove_below(partition, math.inf))
+            self._tell_deleted(partition, deleted)
             self._known_commits.pop(partition, None)
             before = None
         redriven = Redriven(commit, end=extent.end)

@@ -124,7 +124,8 @@ class Selection:
             self.letters[letter.partition].append(letter.offset)
             if not redriven:
                 missing.discard(letter.position)
-                if self._matches(letter):
+                named = letter.position in self._positions
+                if named or (not self._positions and self._wanted.finds(letter)):
                     self._choose(letter)
         for position in sorted(missing):
             extent = topic.extents.get(position.partition)
@@ -149,11 +150,6 @@ class Selection:
                 else:
                     self.chosen[partition].append(offset)
         return self.skipped[before:]
-
-    def _matches(self, letter: Letter) -> bool:
-        if self._positions:
-            return letter.position in self._positions
-        return self._wanted.finds(letter)
 
     def _choose(self, letter: Letter) -> None:
         if reason := self._objection(letter):
