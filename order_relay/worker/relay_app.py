@@ -265,14 +265,7 @@ class RelayApp(faust.App):
             cluster=cluster,
             tracing=self.tracing,
         )
-        return Console(
-            cluster,
-            served,
-            self.fallback.store,
-            self._audit,
-            changes,
-            runbook_url=self.settings.runbook_url,
-        )
+        return Console(changes, runbook_url=self.settings.runbook_url)
 
     def _make_consumers(self) -> None:
         faust_metrics = FaustMetrics.create(self.metrics.registry, "faust")

@@ -86,7 +86,7 @@ class Served:
             0,
             CollectorRegistry(),
             {},
-            console=Console(cluster, consumers, table, self.audit, served_changes),
+            console=Console(served_changes),
             access=self.access,
         )
 

@@ -142,7 +142,7 @@ async def test_a_round_ends_when_the_target_begins_to_fail() -> None:
 async def test_a_worker_asks_whether_its_target_works() -> None:
     """It does not while the breaker is open, nor while a person has paused the consumer."""
     with runtime(load_settings(breaker_failure_threshold=1)) as made:
-        works = made._auto_redrive(WAITS)._target_works
+        works = made._auto_redrive(WAITS).target_works
         assert works()
         made.dispatcher.pause(True)
         assert not works()

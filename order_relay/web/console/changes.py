@@ -10,7 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -112,40 +112,20 @@ class Job:
         }  # fmt: skip
 
 
+@dataclass(eq=False)
 class Changes:
-    """Serves the requests that change something."""
+    """Serves the requests that change something; ``add_to`` begins."""
 
-    def __init__(
-        self,
-        consumers: Mapping[str, ServedConsumer],
-        rows: FallbackTable,
-        audit: AuditLog,
-        *,
-        producer: KafkaProducer,
-        access: Access,
-        cluster: Cluster,
-        tracing: Tracing | None = None,
-    ) -> None:
-        """Prepare; ``add_to`` serves.
-
-        Args:
-            consumers: The consumers of this worker.
-            rows: The fallback table.
-            audit: The audit log.
-            producer: Publishes redriven letters.
-            access: Decides who may change something.
-            cluster: Passes changes of a consumer on to its other workers.
-            tracing: Makes a span of each redriven letter; ``None``: none.
-        """
-        self._consumers = consumers
-        self._rows = rows
-        self._audit = audit
-        self._producer = producer
-        self._tracing = tracing
-        self._access = access
-        self._cluster = cluster
-        self._jobs: dict[str, Job] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+    consumers: Mapping[str, ServedConsumer]
+    rows: FallbackTable
+    audit: AuditLog
+    _: KW_ONLY
+    producer: KafkaProducer
+    access: Access
+    cluster: Cluster
+    tracing: Tracing | None = None
+    _jobs: dict[str, Job] = field(default_factory=dict, init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Serve the requests."""
@@ -168,7 +148,7 @@ class Changes:
             try:
                 body = await _read_body(request)
                 # A dry run only reads, as the pages do.
-                check = self._access.check_name if body.dry_run else self._access.check
+                check = self.access.check_name if body.dry_run else self.access.check
                 check(request)
                 return web.json_response(await change(request, body))
             except BadQuery as error:
@@ -208,12 +188,12 @@ class Changes:
         of = ", ".join(map(str, (positions or ())[:NAMED])) or str(wanted)
         detail = f"{of}{f'; reason: {reason}' if reason else ''}"
         redrive = Redrive(
-            self._producer,
+            self.producer,
             topic=consumer.settings.order_paid_topic,
             consumer=name,
             rate=body.rate,
             discard=action == "discard",
-            tracing=self._tracing,
+            tracing=self.tracing,
         )
         run = self._run(job, selection, redrive, name, actor=actor, detail=detail)
         task = asyncio.create_task(run)
@@ -231,7 +211,7 @@ class Changes:
         actor: str,
         detail: str,
     ) -> None:
-        consumer = self._consumers[name]
+        consumer = self.consumers[name]
         try:
             async with consumer.one_job, consumer.open_topic() as topic:
                 await selection.read(topic)
@@ -272,17 +252,17 @@ class Changes:
         wanted = RowFilter(ids=ids) if ids is not None else row_filter(_filter(body, ROW_QUERY))
         if ids is None and wanted.status is not Status.FAILED:
             raise BadQuery("a filter must have the status FAILED; other rows are named by their id")
-        count = await self._rows.count(wanted)
+        count = await self.rows.count(wanted)
         verb = "requeued" if action == "requeue" else "discarded"
         if body.dry_run:
             lost = "" if action == "requeue" else " They are nowhere else."
             return {"text": f"{count:,} rows will be {verb}.{lost}"}
         actor, reason = _actor(request, body), body.reason.strip()
-        apply = self._rows.requeue if action == "requeue" else self._rows.discard
+        apply = self.rows.requeue if action == "requeue" else self.rows.discard
         changed = 0
         refused = ""
         try:
-            async for page in self._rows.pages(wanted):
+            async for page in self.rows.pages(wanted):
                 changed += len(await apply({row.id for row in page}))
         except RelayError as error:
             if not changed:
@@ -319,7 +299,7 @@ class Changes:
         actor, reason = _actor(request, body), body.reason.strip()
         consumer.do(action)
         saved = await self._write(AuditEntry(actor, f"consumer: {action}", name, 1, reason))
-        problems = await self._cluster.tell(name, f"/here/{action}?consumer={name}")
+        problems = await self.cluster.tell(name, f"/here/{action}?consumer={name}")
         if problems:
             told = AuditEntry(actor, f"not told: {action}", name, 0, "; ".join(problems))
             await self._write(told)
@@ -332,23 +312,23 @@ class Changes:
 
     async def _here(self, request: web.Request) -> web.Response:
         """Do on this worker what a person asked another one for."""
-        self._access.check_signed(request)
+        self.access.check_signed(request)
         name, action = request.query.get("consumer", ""), request.match_info["action"]
-        if (consumer := self._consumers.get(name)) is None:
+        if (consumer := self.consumers.get(name)) is None:
             raise Refused(404, "no such consumer here")
         consumer.do(action)
         with contextlib.suppress(DatabaseUnavailable):
             # A worker with a database of its own must know it after a restart, too.
-            if action != "probe" and (name in await self._audit.paused()) != (action == "pause"):
+            if action != "probe" and (name in await self.audit.paused()) != (action == "pause"):
                 told = AuditEntry("another worker", f"consumer: {action}", name, 1, "")
                 await self._write(told)
         return web.json_response({})
 
     def _named(self, body: Body) -> tuple[str, ServedConsumer]:
-        if body.consumer not in self._consumers:
-            known = ", ".join(self._consumers)
+        if body.consumer not in self.consumers:
+            known = ", ".join(self.consumers)
             raise BadQuery(f"consumer must be one of this worker's: {known}")
-        return body.consumer, self._consumers[body.consumer]
+        return body.consumer, self.consumers[body.consumer]
 
     async def _write(self, entry: AuditEntry) -> bool:
         """Log a change, and write it to the audit log; returns whether that was possible."""
@@ -363,7 +343,7 @@ class Changes:
             )
         )
         try:
-            await self._audit.write(entry)
+            await self.audit.write(entry)
         except DatabaseUnavailable as error:
             logger.error("The audit log was not written: %s", error)
             return False

@@ -19,15 +19,14 @@ from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterGroup, LetterIndex
 from order_relay.dead_letters.letter import Letter, header_value
 from order_relay.errors import RelayError
-from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
+from order_relay.fallback.sql.audit_log import AuditEntry
 from order_relay.fallback.store import FallbackRow, RowFilter, Status
-from order_relay.fallback.table import FallbackTable
 from order_relay.logs.log_line import printable
 from order_relay.model.byte_text import to_text
 from order_relay.model.order_paid import is_order_id
 from order_relay.version import VERSION
 from order_relay.web.console.changes import Changes
-from order_relay.web.console.cluster import Cluster, span
+from order_relay.web.console.cluster import span
 from order_relay.web.console.queries import (
     LETTER_QUERY,
     ROW_QUERY,
@@ -64,31 +63,13 @@ CHART_WIDTH, CHART_HEIGHT = 240, 48
 class Console:
     """Serves the console."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        consumers: Mapping[str, ServedConsumer],
-        rows: FallbackTable,
-        audit: AuditLog,
-        changes: Changes,
-        *,
-        runbook_url: str | None = None,
-    ) -> None:
-        """Prepare; ``add_to`` serves.
-
-        Args:
-            cluster: Asks all workers.
-            consumers: The consumers of this worker.
-            rows: The fallback table.
-            audit: The audit log.
-            changes: What the pages can change.
-            runbook_url: Where the runbook is, which has a section for each alert.
-        """
+    def __init__(self, changes: Changes, *, runbook_url: str | None = None) -> None:
+        """Show what can be changed; ``add_to`` serves. The runbook has a section for each alert."""
         self._changes = changes
-        self._cluster = cluster
-        self._consumers = consumers
-        self._rows = rows
-        self._audit = audit
+        self._cluster = changes.cluster
+        self._consumers = changes.consumers
+        self._rows = changes.rows
+        self._audit = changes.audit
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader(__package__),
             autoescape=True,
