@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,9 +20,12 @@ REDRIVES_HEADER = "dlq-redrives"
 _FAILURE_PREFIXES = ("kafka_dlt-", "dlq-")
 _POSITION = re.compile(r"(\d{1,9})[:/](\d{1,18})", re.ASCII)
 _NUMBER = re.compile(rb"\d{1,9}", re.ASCII)
-# Spring Kafka writes these big-endian.
-_INT32 = ("kafka_dlt-original-partition",)
-_INT64 = ("kafka_dlt-original-offset", "kafka_dlt-original-timestamp")
+# Spring Kafka writes these big-endian, in so many bytes.
+_BYTES = {
+    "kafka_dlt-original-partition": 4,
+    "kafka_dlt-original-offset": 8,
+    "kafka_dlt-original-timestamp": 8,
+}
 
 
 class LetterPosition(NamedTuple):
@@ -171,10 +173,8 @@ class Letter:
 
 def header_value(name: str, value: bytes | None) -> str | int | None:
     r"""Return a header's value for people: a number of Spring's, text, or ``\x`` and hex digits."""
-    if value is not None and name in _INT32 and len(value) == 4:
-        return int(struct.unpack(">i", value)[0])
-    if value is not None and name in _INT64 and len(value) == 8:
-        return int(struct.unpack(">q", value)[0])
+    if value is not None and len(value) == _BYTES.get(name):
+        return int.from_bytes(value, "big", signed=True)
     return to_text(value)
 
 

@@ -56,7 +56,7 @@ class Redriven:
                     yield base + 8 * number + bit
 
 
-class RedriveProgress:
+class RedriveProgress(Redriven):
     """The progress of a redrive in one partition."""
 
     def __init__(self, redriven: Redriven, letters: Collection[int], end: int) -> None:
@@ -67,25 +67,18 @@ class RedriveProgress:
             letters: The offsets of all letters from ``redriven.below`` to ``end``, ascending.
             end: The partition's end when it was read.
         """
+        self.below = redriven.below
+        self._bits = redriven._bits.copy()
         self._open = [offset for offset in letters if offset not in redriven]
         self._next_open = 0
         self._end = max(end, redriven.below)
-        self._base = _base(redriven.below)
         # Another run may have redriven letters beyond ``end``: the next commit must keep them.
-        beyond = list(redriven.offsets_beyond())
-        size = max(self._end, beyond[-1] + 1 if beyond else 0) - self._base
-        self._bits = bytearray(size // 8 + 1)
-        self._redriven_below = 0
-        for offset in beyond:
-            self.finish(offset)
-
-    def __contains__(self, offset: int) -> bool:
-        byte, bit = divmod(offset - self._base, 8)
-        return bool(self._bits[byte] >> bit & 1)
+        self._redriven_below = max(redriven.offsets_beyond(), default=-1) + 1
 
     def finish(self, offset: int) -> None:
         """Note that a letter was redriven; may be called twice."""
-        byte, bit = divmod(offset - self._base, 8)
+        byte, bit = divmod(offset - _base(self.below), 8)
+        self._bits.extend(bytes(max(byte + 1 - len(self._bits), 0)))
         self._bits[byte] |= 1 << bit
         self._redriven_below = max(self._redriven_below, offset + 1)
 
@@ -104,8 +97,8 @@ class RedriveProgress:
         position = self._open[self._next_open] if self._next_open < len(self._open) else self._end
         if self._redriven_below <= position:
             return Commit(position, "")
-        first = (_base(position) - self._base) // 8
-        last = (self._redriven_below - 1 - self._base) // 8
+        first = (_base(position) - _base(self.below)) // 8
+        last = (self._redriven_below - 1 - _base(self.below)) // 8
         packed = zlib.compress(bytes(self._bits[first : last + 1]), 9)
         return Commit(position, f"redriven2:{position}:{base64.b85encode(packed).decode()}")
 
@@ -114,11 +107,12 @@ def _base(offset: int) -> int:
     return offset - offset % 8
 
 
-def _decoded(commit: Commit) -> bytes:
+def _decoded(commit: Commit) -> bytearray:
     match = _METADATA.fullmatch(commit.metadata)
     if match is None or int(match["offset"]) != commit.offset:
-        return b""  # another tool wrote it, or it was copied from another cluster
+        return bytearray()  # another tool wrote it, or it was copied from another cluster
     try:
-        return zlib.decompressobj().decompress(base64.b85decode(match["bits"]), _MAX_BITMAP_BYTES)
+        packed = base64.b85decode(match["bits"])
+        return bytearray(zlib.decompressobj().decompress(packed, _MAX_BITMAP_BYTES))
     except (ValueError, zlib.error, binascii.Error):
-        return b""
+        return bytearray()
