@@ -9,7 +9,7 @@ import math
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from order_relay.dead_letters.filters import LetterFilter
@@ -178,47 +178,30 @@ class Selection:
         return ""
 
 
+@dataclass(eq=False)
 class Redrive:
-    """Publishes the letters of one selection.
+    """Publishes the letters of one selection to ``topic``, for one consumer: others skip them.
 
     A batch is published with acks=all, in the order of offsets, and then committed. After a crash
     between the two the next run publishes the batch once more, with the same event ids.
 
     Attributes:
-        done: The result of a letter that needs nothing more.
+        rate: Letters a second at most; None: no limit.
+        done: The result of a letter that needs nothing more. DISCARDED: nothing is published, the
+            letters are only no longer open.
         remark: Why the redrive ended early; empty if it did not.
     """
 
-    def __init__(
-        self,
-        producer: KafkaProducer,
-        *,
-        topic: str,
-        consumer: str,
-        rate: float | None = None,
-        discard: bool = False,
-        tracing: Tracing | None = None,
-    ) -> None:
-        """Prepare one redrive; nothing is published yet.
-
-        Args:
-            producer: Publishes the letters.
-            topic: The source topic.
-            consumer: The consumer that the redriven records are for; others skip them.
-            rate: Letters a second at most; None: no limit.
-            discard: Publish nothing: the letters are only no longer open.
-            tracing: Makes a span of each redriven letter; None: none.
-        """
-        self.remark = ""
-        self.producer = producer
-        self.topic = topic
-        self.rate = rate
-        self._consumer = consumer
-        self.done = RedriveResult.DISCARDED if discard else RedriveResult.REDRIVEN
-        self._tracing = tracing
-        self._batch = BATCH if rate is None else max(1, min(BATCH, math.floor(rate / 4)))
-        self._stopped = asyncio.Event()
-        self._next_at = time.monotonic()
+    producer: KafkaProducer
+    _: KW_ONLY
+    topic: str
+    consumer: str
+    rate: float | None = None
+    done: RedriveResult = RedriveResult.REDRIVEN
+    tracing: Tracing | None = None
+    remark: str = ""
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    _next_at: float = field(default_factory=time.monotonic)
 
     def stop(self, remark: str) -> None:
         """End after the batch in flight; the first ``remark`` is kept."""
@@ -266,11 +249,12 @@ class Redrive:
     async def _batches(
         self, letters: AsyncIterator[Letter], wanted: Collection[int]
     ) -> AsyncIterator[list[Letter]]:
+        size = BATCH if self.rate is None else max(1, min(BATCH, math.floor(self.rate / 4)))
         batch: list[Letter] = []
         async for letter in letters:
             if letter.offset in wanted:
                 batch.append(letter)
-            if len(batch) == self._batch:
+            if len(batch) == size:
                 yield batch
                 batch = []
         if batch:
@@ -309,10 +293,10 @@ class Redrive:
     async def _publish(self, letter: Letter, partitions: int) -> LetterResult:
         if self.done is RedriveResult.DISCARDED:
             return _result(letter, self.done)
-        headers = letter.redriven_headers(self._consumer)
-        if self._tracing is None:
+        headers = letter.redriven_headers(self.consumer)
+        if self.tracing is None:
             return await self._send(letter, headers, partitions)
-        with self._tracing.sending("redrive", self.topic, headers) as span:
+        with self.tracing.sending("redrive", self.topic, headers) as span:
             result = await self._send(letter, span.headers, partitions)
             if result.position is not None:
                 span.acknowledged(result.position)

@@ -172,7 +172,7 @@ async def _run(
                 topic=chosen.settings.order_paid_topic,
                 consumer=chosen.name,
                 rate=rate,
-                discard=done is RedriveResult.DISCARDED,
+                done=done,
                 tracing=tracing,
             )
 

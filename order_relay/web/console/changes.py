@@ -21,7 +21,7 @@ from msgspec import Meta
 from order_relay.dead_letters.filters import LetterFilter
 from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import LetterPosition
-from order_relay.dead_letters.redrive import Redrive, Selection
+from order_relay.dead_letters.redrive import Redrive, RedriveResult, Selection
 from order_relay.errors import DatabaseUnavailable, RelayError
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
 from order_relay.fallback.store import RowFilter, Status
@@ -192,7 +192,7 @@ class Changes:
             topic=consumer.settings.order_paid_topic,
             consumer=name,
             rate=body.rate,
-            discard=action == "discard",
+            done=RedriveResult.DISCARDED if action == "discard" else RedriveResult.REDRIVEN,
             tracing=self.tracing,
         )
         run = self._run(job, selection, redrive, name, actor=actor, detail=detail)
