@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from order_relay.dead_letters.index import LetterIndex
@@ -61,6 +62,7 @@ class OpenFigures:
         return sum(self.by_reason.values())
 
 
+@dataclass(eq=False)
 class OpenLetters:
     """Keeps an index of the open letters up to date.
 
@@ -68,42 +70,28 @@ class OpenLetters:
     them. It asks every 15 s what is new, and commits nothing.
 
     Attributes:
+        commits: Returns by partition what was redriven or discarded, as committed.
+        on_figures: Called with the figures when they are known anew.
+        on_deleted: Called with the number of open letters that Kafka has deleted.
         figures: The counts; None: not known yet, or Kafka does not answer.
     """
 
-    def __init__(
-        self,
-        open_log: Callable[[], AbstractAsyncContextManager[LetterLog]],
-        commits: Callable[[Collection[int]], Awaitable[Mapping[int, Commit]]],
-        on_figures: Callable[[OpenFigures | None], None] = lambda _: None,
-        on_deleted: Callable[[int], None] = lambda _: None,
-        *,
-        topic: str,
-        interval_seconds: float = INTERVAL_SECONDS,
-    ) -> None:
-        """Prepare; ``run`` reads.
-
-        Args:
-            open_log: Opens the dead-letter topic.
-            commits: Returns by partition what was redriven or discarded, as committed.
-            on_figures: Called with the figures when they are known anew.
-            on_deleted: Called with the number of open letters that Kafka has deleted.
-            topic: The topic's name, for log lines.
-            interval_seconds: Seconds between two looks.
-        """
-        self.figures: OpenFigures | None = None
-        self._open_log = open_log
-        self._commits = commits
-        self._on_figures = on_figures
-        self._on_deleted = on_deleted
-        self._topic = topic
-        self._interval_seconds = interval_seconds
-        self._index = LetterIndex()
-        # SQLite blocks: one thread makes all calls, one after another.
-        self._thread = ThreadPoolExecutor(1, "open-letters")
-        self._extents: dict[int, Extent] = {}
-        self._known_commits: dict[int, Commit] = {}
-        self._look_now = asyncio.Event()
+    open_log: Callable[[], AbstractAsyncContextManager[LetterLog]]
+    commits: Callable[[Collection[int]], Awaitable[Mapping[int, Commit]]]
+    on_figures: Callable[[OpenFigures | None], None] = lambda _: None
+    on_deleted: Callable[[int], None] = lambda _: None
+    _: KW_ONLY
+    topic: str
+    interval_seconds: float = INTERVAL_SECONDS
+    figures: OpenFigures | None = None
+    _index: LetterIndex = field(default_factory=LetterIndex)
+    # SQLite blocks: one thread makes all calls, one after another.
+    _thread: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, "open-letters")
+    )
+    _extents: dict[int, Extent] = field(default_factory=dict)
+    _known_commits: dict[int, Commit] = field(default_factory=dict)
+    _look_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     def refresh_soon(self) -> None:
         """Look at once; to be called after a change."""
@@ -119,7 +107,7 @@ class OpenLetters:
         logged = ""
         while True:
             try:
-                async with self._open_log() as log:
+                async with self.open_log() as log:
                     while True:
                         await self.refresh(log)
                         logged = ""
@@ -149,7 +137,7 @@ class OpenLetters:
         before = self._extents
         extents = await log.extents()
         if extents != before or (self.figures is not None and self.figures.total):
-            commits = await self._commits(list(extents))
+            commits = await self.commits(list(extents))
             # Read after the commits: a commit beyond the end is then of an earlier topic.
             extents = await log.extents()
             for partition, extent in extents.items():
@@ -197,11 +185,11 @@ class OpenLetters:
 
     def _tell_deleted(self, partition: int, letters: int) -> None:
         if letters:
-            self._on_deleted(letters)
+            self.on_deleted(letters)
             logger.error(
                 LogLine(
                     "Open dead letters were deleted from their topic",
-                    topic=self._topic,
+                    topic=self.topic,
                     partition=partition,
                     letters=letters,
                 )
@@ -213,11 +201,11 @@ class OpenLetters:
 
     def _set_figures(self, figures: OpenFigures | None) -> None:
         self.figures = figures
-        self._on_figures(figures)
+        self.on_figures(figures)
 
     async def _wait(self) -> None:
         try:
-            async with asyncio.timeout(self._interval_seconds):
+            async with asyncio.timeout(self.interval_seconds):
                 await self._look_now.wait()
         except TimeoutError:
             pass

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -49,29 +49,21 @@ class Limits:
     body_seconds: float = BODY_SECONDS
 
 
+@dataclass(eq=False)
 class OrderPaidPage:
-    """Publishes the bodies of requests."""
+    """Publishes the bodies of requests that ``access`` allows.
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        access: Access,
-        *,
-        limits: Limits | None = None,
-        on_rejected: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """Publish requests that ``access`` allows.
+    ``on_rejected`` is called for each event that is refused before publishing, with ``too_large``
+    or ``busy``.
+    """
 
-        ``on_rejected`` is called for each event that is refused before publishing, with
-        ``too_large`` or ``busy``.
-        """
-        self._publisher = publisher
-        self._access = access
-        self._limits = limits or Limits()
-        self._on_rejected = on_rejected
-        self._requests = 0
-        self._bytes = 0
-        self._full = False
+    publisher: Publisher
+    access: Access
+    limits: Limits = field(default_factory=Limits)
+    on_rejected: Callable[[str], None] = lambda _: None
+    _requests: int = 0
+    _bytes: int = 0
+    _full: bool = False
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Serve the page."""
@@ -79,10 +71,10 @@ class OrderPaidPage:
 
     async def _publish(self, request: web.Request) -> web.Response:
         # The head is checked before any of the body is read.
-        self._access.check(request)
+        self.access.check(request)
         _check_type(request)
         event_id = _event_id(request)
-        limits = self._limits
+        limits = self.limits
         self._check_room(requests=1, size=min(request.content_length or 0, limits.body_bytes))
         with self._room() as take:
             try:
@@ -94,12 +86,12 @@ class OrderPaidPage:
                 )
             except Refused as refused:
                 if refused.status == 413:
-                    self._on_rejected("too_large")
+                    self.on_rejected("too_large")
                 raise
             take(1, 0)
             try:
                 # From here on the event is published even if the client disconnects.
-                outcome = await self._publisher.publish(
+                outcome = await self.publisher.publish(
                     body, event_id=event_id, headers=_trace_headers(request)
                 )
             except InvalidEvent as error:
@@ -119,7 +111,7 @@ class OrderPaidPage:
         Yields a function that reserves room for events and bytes, or raises ``Refused``. Only
         received bytes take room: a slow or silent client does not block others.
         """
-        limits = self._limits
+        limits = self.limits
         taken_requests = taken_bytes = 0
 
         def take(requests: int, size: int) -> None:
@@ -139,7 +131,7 @@ class OrderPaidPage:
                 self._full = False
 
     def _check_room(self, requests: int, size: int) -> None:
-        limits = self._limits
+        limits = self.limits
         if (
             self._requests + requests <= limits.requests
             and self._bytes + size <= limits.total_bytes
@@ -154,7 +146,7 @@ class OrderPaidPage:
                 )
             )
         self._full = True
-        self._on_rejected("busy")
+        self.on_rejected("busy")
         raise Refused(429, "too many paid orders at once", retry_after=BUSY_RETRY_SECONDS)
 
 
