@@ -47,12 +47,14 @@ JSON = click.option(
 
 
 class Parsed(click.ParamType):
-    """A value that a function parses; its ``ValueError`` becomes the error for the argument."""
+    """A value that a function parses; its ``ValueError`` becomes the error for the argument.
 
-    def __init__(self, name: str, parse: Callable[[str], Any], metavar: str | None = None) -> None:
+    ``--help`` shows its name in upper case.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
         self._parse = parse
-        self._metavar = metavar
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -62,10 +64,6 @@ class Parsed(click.ParamType):
             return self._parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        """Return the value's name in ``--help``; None: the type's name."""
-        return self._metavar
 
 
 def _not_empty(text: str) -> str:

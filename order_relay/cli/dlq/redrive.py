@@ -197,7 +197,6 @@ async def _run(
 
 def add_result(report: output.ChangeReport, result: LetterResult) -> None:
     """Report the result of one letter."""
-    done = result.result in (RedriveResult.REDRIVEN, RedriveResult.DISCARDED)
     fields: dict[str, Any] = {
         "type": "letter",
         "partition": result.partition,
@@ -205,7 +204,7 @@ def add_result(report: output.ChangeReport, result: LetterResult) -> None:
         "result": result.result.value,
         "event_id": to_text(result.event_id) or None,
         "reason": result.reason or None,
-        "dry_run": (report.dry_run and done) or None,
+        "dry_run": (report.dry_run and not result.reason) or None,
     }
     if result.position is not None:
         fields |= {f"to_{name}": value for name, value in asdict(result.position).items()}

@@ -47,7 +47,7 @@ def status_type(*allowed: Status) -> command.Parsed:
             raise ValueError(f"{text[:40]!r} must be {' or '.join(allowed)}")
         return Status(text.upper())
 
-    return command.Parsed("status", parse, metavar=f"[{'|'.join(allowed)}]")
+    return command.Parsed(f"[{'|'.join(allowed)}]", parse)
 
 
 ROW_ID = command.Parsed("id", parse_row_id)
