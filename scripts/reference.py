@@ -58,11 +58,9 @@ MORE = {
 }
 
 
-def default_text(field: FieldInfo, none: str) -> str:
-    """Return a setting's default as a person writes it; ``none`` where it has none."""
+def default_text(field: FieldInfo) -> str:
+    """Return a setting's default as a person writes it."""
     value = field.default
-    if value is None:
-        return none
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, SecretStr):
@@ -97,7 +95,7 @@ def settings_tables() -> str:
 
 def _setting_row(name: str, meaning: str) -> str:
     field = Settings.model_fields[name.lower()]
-    default = "" if field.default is None else f"`{default_text(field, '')}`"
+    default = "" if field.default is None else f"`{default_text(field)}`"
     if "SecretStr" in str(field.annotation):
         meaning += " Secret."
     if name in MORE:

@@ -195,7 +195,7 @@ class _Reading:
                         RowFilter(status=status, topic=settings.order_paid_topic)
                     )
         except (RelayError, click.ClickException) as error:
-            self.unsaved = " ".join(str(getattr(error, "message", error)).split())
+            self.unsaved = " ".join(str(error).split())
         else:
             self.unsaved = events
         return found

@@ -160,8 +160,7 @@ async def write_entry(
         async with asyncio.timeout(WRITE_SECONDS), open_table(settings) as table:
             await AuditLog(table.engine).write(entry)
     except (click.ClickException, RelayError, TimeoutError) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        reason = text or "the database did not answer in time"
+        reason = str(error) or "the database did not answer in time"
         output.stderr_console().print(output.plain(f"The audit log was not written: {reason}"))
 
 
