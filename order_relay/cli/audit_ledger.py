@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 
 from order_relay.deliveries.entries import Entry, entry_key, order_of_key
@@ -60,22 +60,17 @@ class Evidence:
         is_complete: Whether no entry can have been forgotten early because memory was full.
     """
 
-    commit: Commit | None = None
+    commit: InitVar[Commit | None] = None
     letters: dict[int, bool] = field(default_factory=dict)
     saved: set[int] = field(default_factory=set)
     entries: Mapping[bytes, Entry] | None = None
     entries_since_ms: float = 0
     forgotten: set[bytes] = field(default_factory=set)
     is_complete: bool = True
-    _progress: PartitionProgress = field(init=False)
+    progress: PartitionProgress = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._progress = PartitionProgress(0, self.commit)
-
-    def is_finished(self, offset: int) -> bool:
-        """Return whether the group has finished a record; to be asked in the order of offsets."""
-        committed = self.commit.offset if self.commit is not None else 0
-        return offset < committed or not self._progress.add(offset, 0.0)
+    def __post_init__(self, commit: Commit | None) -> None:
+        self.progress = PartitionProgress(0, commit)
 
 
 class Ledger:
@@ -115,14 +110,14 @@ class Ledger:
         return sum(self.counts.values())
 
     def add(self, record: Record, evidence: Evidence) -> None:
-        """Count a record; those of a partition in the order of their offsets."""
+        """Count a record."""
         state = self._state(record, evidence)
         self.counts[state] += 1
         if state in self._listed and len(self.listed) < self._limit:
             self.listed.append(((record.partition, record.offset), state))
 
     def _state(self, record: Record, evidence: Evidence) -> State:
-        if not evidence.is_finished(record.offset):
+        if not evidence.progress.is_finished(record.offset):
             return State.WAITING
         if record.header(CONSUMER_HEADER) not in {None, self._consumer}:
             return State.FOR_ANOTHER

@@ -40,17 +40,6 @@ SELECTION = (
 BECAUSE = click.option("--because", default="", help="Why, for the audit log.")
 
 
-class Rate(click.FloatRange):
-    """A number in a range; ``nan`` is in none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See ``click.FloatRange``."""
-        found = super().convert(value, param, ctx)
-        if math.isnan(found):
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
-        return found
-
-
 HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
 
 
@@ -64,7 +53,7 @@ HOW = (command.DRY_RUN, command.YES, command.CONSUMER, command.JSON)
     ),
     click.option(
         "--rate",
-        type=Rate(0, 1_000_000, min_open=True),
+        type=click.FloatRange(0, 1_000_000, min_open=True),
         help="At most so many letters a second.",
     ),
     BECAUSE,
@@ -110,6 +99,8 @@ async def _change(
     check_selection(positions, everything, wanted)
     if discards and not because and not dry_run:
         raise click.UsageError("say why, for the audit log: --because TEXT")
+    if rate is not None and math.isnan(rate):  # in click's range
+        raise click.UsageError("--rate must be a number")
     needs_yes = "" if positions else "filters and --all need"
     asks = command.must_confirm(yes=yes, dry_run=dry_run, needs_yes=needs_yes)
     chosen = command.consumer_named(consumer)
