@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 
 from order_relay.cli.publish.line_reader import Line
@@ -64,6 +64,7 @@ def order_of(line: Line) -> str:
     return str(decode_order_paid(line.value).orderId)
 
 
+@dataclass(eq=False)
 class BulkPublisher:
     """Publishes lines through ``Publisher``; each ends as one of ``LineStatus``.
 
@@ -71,33 +72,22 @@ class BulkPublisher:
     Once one has failed, later ones of its key fail as well.
 
     Attributes:
+        publisher: None: each line is only checked, and gets the result that it has while Kafka
+            works.
+        new_ids: Whether every line gets a new event id. Otherwise the same line always gets the
+            same one, so that a file can safely be published again.
         stopped_at: The first line that neither Kafka nor the database took; no batch is begun
             after it. None: there is none.
     """
 
-    def __init__(
-        self,
-        publisher: Publisher | None,
-        on_result: Callable[[LineResult], None],
-        *,
-        new_ids: bool = False,
-    ) -> None:
-        """Prepare.
-
-        Args:
-            publisher: Publishes events. None: each line is only checked, and gets the result that
-                it has while Kafka works.
-            on_result: Called with the result of every line.
-            new_ids: Whether every line gets a new event id. Otherwise the same line always gets
-                the same one, so that a file can safely be published again.
-        """
-        self._publisher = publisher
-        self._on_result = on_result
-        self._new_ids = new_ids
-        self._saved_keys: set[str] = set()
-        self._failed_keys: set[str] = set()
-        self._closing: asyncio.Task[None] | None = None
-        self.stopped_at: int | None = None
+    publisher: Publisher | None
+    on_result: Callable[[LineResult], None]
+    _: KW_ONLY
+    new_ids: bool = False
+    stopped_at: int | None = None
+    _saved_keys: set[str] = field(default_factory=set)
+    _failed_keys: set[str] = field(default_factory=set)
+    _closing: asyncio.Task[None] | None = None
 
     async def publish(self, batches: AsyncIterator[list[Line]]) -> None:
         """Publish one batch after another, and return when every line begun has ended.
@@ -112,7 +102,7 @@ class BulkPublisher:
                     by_key.setdefault(order_of(line), []).append(line)
                 except InvalidEvent as error:
                     result = LineResult(line.number, LineStatus.REFUSED, reason=str(error))
-                    self._on_result(result)
+                    self.on_result(result)
             async with asyncio.TaskGroup() as publishing:
                 for key, lines in by_key.items():
                     publishing.create_task(self._publish_in_turn(key, lines))
@@ -121,8 +111,8 @@ class BulkPublisher:
 
     def close_soon(self) -> None:
         """Save what Kafka does not answer within ``STOP_GRACE_SECONDS``; may be called twice."""
-        if self._publisher is not None and self._closing is None:
-            self._closing = asyncio.create_task(self._publisher.close(STOP_GRACE_SECONDS))
+        if self.publisher is not None and self._closing is None:
+            self._closing = asyncio.create_task(self.publisher.close(STOP_GRACE_SECONDS))
 
     async def _publish_in_turn(self, key: str, lines: list[Line]) -> None:
         for line in lines:
@@ -132,19 +122,19 @@ class BulkPublisher:
             elif result.result is LineStatus.FAILED:
                 self._failed_keys.add(key)
                 self.stopped_at = self.stopped_at or line.number
-            self._on_result(result)
+            self.on_result(result)
 
     async def _publish(self, line: Line, key: str) -> LineResult:
         number = line.number
         same_id = str(uuid.uuid5(_NAMESPACE, line.value.hex()))
-        if self._publisher is None:
-            return LineResult(number, LineStatus.PUBLISHED, None if self._new_ids else same_id)
-        event_id = str(uuid.uuid4()) if self._new_ids else same_id
+        if self.publisher is None:
+            return LineResult(number, LineStatus.PUBLISHED, None if self.new_ids else same_id)
+        event_id = str(uuid.uuid4()) if self.new_ids else same_id
         if key in self._failed_keys:
             return LineResult(number, LineStatus.FAILED, event_id, reason=BEHIND_FAILED)
         behind = BEHIND if key in self._saved_keys else None
         try:
-            outcome = await self._publisher.publish(
+            outcome = await self.publisher.publish(
                 line.value, event_id=event_id, save_because=behind
             )
         except (InvalidEvent, RecordTooLarge) as error:

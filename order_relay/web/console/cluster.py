@@ -272,40 +272,32 @@ class ConsumerView:
         return [Verdict("good", "Records are delivered, and nothing waits for a person."), *found]
 
 
+@dataclass(eq=False)
 class Cluster:
-    """Asks every worker for its figures."""
+    """Asks every worker for its figures.
 
-    def __init__(
-        self,
-        own_url: URL,
-        own: Mapping[str, ServedConsumer],
-        members: Callable[[], Awaitable[Mapping[str, Collection[str] | None]]],
-        sign: Callable[[str], Mapping[str, str]] = lambda path: {},
-    ) -> None:
-        """Prepare; nothing is connected yet.
+    Attributes:
+        own: The consumers of this worker.
+        members: Returns the workers of each declared consumer; None: unknown.
+        sign: See ``Access.sign``.
+    """
 
-        Args:
-            own_url: The URL of this worker.
-            own: The consumers of this worker.
-            members: Returns the workers of each declared consumer, by its name; None: unknown.
-            sign: Returns the headers that let a request change something; see ``Access.sign``.
-        """
-        self._own_url = str(own_url)
-        self._own = own
-        self._members = members
-        self._sign = sign
-        self._client: aiohttp.ClientSession | None = None
+    own_url: URL
+    own: Mapping[str, ServedConsumer]
+    members: Callable[[], Awaitable[Mapping[str, Collection[str] | None]]]
+    sign: Callable[[str], Mapping[str, str]] = lambda _: {}
+    _client: aiohttp.ClientSession | None = None
 
     async def look(self, only: str | None = None) -> list[ConsumerView]:
         """Return the consumers, or one of them, as all workers see them now."""
-        members = await self._members()
-        names = [name for name in {**self._own, **members} if only in (None, name)]
+        members = await self.members()
+        names = [name for name in {**self.own, **members} if only in (None, name)]
         return list(await asyncio.gather(*(self._view(name, members.get(name)) for name in names)))
 
     async def _view(self, name: str, members: Collection[str] | None) -> ConsumerView:
         urls = self._others(members)
         others = await asyncio.gather(*(self._ask(url, name) for url in urls))
-        if name in self._own:
+        if name in self.own:
             return ConsumerView(name, [self._here(name), *others])
         answering = [one.url for one in others if not one.problem]
         base = next(iter((*answering, *urls)), "").rstrip("/")
@@ -314,26 +306,26 @@ class Cluster:
     async def elsewhere(self) -> dict[str, str]:
         """Return the consumers that run on other workers only, each with the URL of one of them."""
         found = {}
-        for name, members in (await self._members()).items():
-            if name not in self._own and (urls := self._others(members)):
+        for name, members in (await self.members()).items():
+            if name not in self.own and (urls := self._others(members)):
                 found[name] = urls[0].rstrip("/")
         return found
 
     async def tell(self, name: str, path: str) -> list[str]:
         """Send a change to the other workers of a consumer; return a line for each that failed."""
-        urls = self._others((await self._members()).get(name))
+        urls = self._others((await self.members()).get(name))
         answers = await asyncio.gather(*(self._tell(url, path) for url in urls))
         return [f"{url}: {answer}" for url, answer in zip(urls, answers, strict=True) if answer]
 
     def _others(self, members: Collection[str] | None) -> list[str]:
         # A member of the group can name any URL, and it becomes a link.
         urls = (url for url in members or () if url.startswith(("http://", "https://")))
-        return sorted({*urls} - {self._own_url})
+        return sorted({*urls} - {str(self.own_url)})
 
     async def _tell(self, url: str, path: str) -> str:
         try:
             async with self._connected().post(
-                URL(url).join(URL(path)), headers=self._sign(path), allow_redirects=False
+                URL(url).join(URL(path)), headers=self.sign(path), allow_redirects=False
             ) as response:
                 if response.status == 403:
                     return "it refused: all workers need the same API_TOKEN"
@@ -357,8 +349,8 @@ class Cluster:
         return ConsumerView(name, [self._here(name)])
 
     def _here(self, name: str) -> WorkerAnswer:
-        own = self._own[name]
-        return WorkerAnswer(self._own_url, own.stats.figures(), own.history.as_json())
+        own = self.own[name]
+        return WorkerAnswer(str(self.own_url), own.stats.figures(), own.history.as_json())
 
     async def _ask(self, url: str, name: str) -> WorkerAnswer:
         try:
