@@ -22,7 +22,8 @@ from order_relay.kafka.consumer import aiokafka_patches
 from order_relay.kafka.consumer.aiokafka_patches import Batches, read_any_header_name
 from tests.support.fakes import StandingClock
 from tests.support.odd_records import OddName, batch_of
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 OLD, NEW = BrokerMetadata(1, "old", 9092, None), BrokerMetadata(1, "new", 9092, None)
@@ -162,7 +163,6 @@ async def ask_known(client: Client, metadata: ClusterMetadata, topics: set[str])
     ],
     ids=["known", "moved", "moved, packets vanish", "known by front only", "outage", "silence"],
 )
-@virtual_time
 async def test_the_bootstrap_servers_say_where_brokers_are_now(
     monkeypatch: pytest.MonkeyPatch,
     *,

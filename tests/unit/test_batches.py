@@ -25,7 +25,8 @@ from order_relay.model.trace_context import TraceContext
 from tests.support.fakes import NO_ANSWER, Bench, answer, record
 from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
 from tests.support.orders import order_value
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 OK = answer(200)
 
@@ -125,7 +126,6 @@ class Story:
         return [len(post.orders) for post in self.target.posts]
 
 
-@virtual_time
 async def test_values_go_byte_for_byte_in_their_order() -> None:
     """A batch is an array of the unchanged values; its key is made from the records' keys."""
     story = Story(lambda post: OK, size=3)
@@ -144,7 +144,6 @@ async def test_values_go_byte_for_byte_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r"])
-@virtual_time
 async def test_ndjson_has_a_value_per_line(line_end: bytes) -> None:
     """In NDJSON each value is a line; a value with several lines is sent alone, unchanged."""
     story = Story(lambda post: OK, form="ndjson")
@@ -178,7 +177,6 @@ class Bodies:
 
 
 @pytest.mark.parametrize("form", ["json_array", "ndjson"])
-@virtual_time
 async def test_a_value_that_is_not_json_goes_alone(form: Any) -> None:
     """In an array ``1,2`` would be two values, and "" none."""
     target, batching = Bodies(), Batching(9, form=form, raw=True)
@@ -199,7 +197,6 @@ async def test_a_value_that_is_not_json_goes_alone(form: Any) -> None:
     )
 
 
-@virtual_time
 async def test_records_wait_for_others_no_longer_than_they_may() -> None:
     """A single record is sent after the linger; a full batch at once."""
     story = Story(lambda post: OK, size=5, linger_seconds=0.5)
@@ -214,7 +211,6 @@ async def test_records_wait_for_others_no_longer_than_they_may() -> None:
     ]  # fmt: skip
 
 
-@virtual_time
 async def test_a_batch_has_no_more_orders_than_it_may() -> None:
     """Even if many wait while all requests are in flight."""
     story = Story(lambda post: OK, size=10)
@@ -224,7 +220,6 @@ async def test_a_batch_has_no_more_orders_than_it_may() -> None:
     assert story.sizes.count(10) == 99
 
 
-@virtual_time
 async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
     """The body is bounded; a full batch is sent at once, and so is a larger record."""
     value = len(order_value(0))
@@ -239,7 +234,6 @@ async def test_a_batch_has_no_more_bytes_than_it_may() -> None:
     assert {post.at for post in story.target.posts} == {0.0}
 
 
-@virtual_time
 async def test_no_two_records_of_a_key_are_under_way() -> None:
     """Records of one key go one after another, in batches with those of other keys."""
     story = Story(lambda post: OK, size=100)
@@ -255,7 +249,6 @@ async def test_no_two_records_of_a_key_are_under_way() -> None:
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("bad", [{0}, {57}, {99}, {3, 4, 80}, set(range(100))])
-@virtual_time
 async def test_a_refused_batch_is_halved_until_the_bad_ones_are_alone(
     bad: set[int], status: int
 ) -> None:
@@ -274,7 +267,6 @@ async def test_a_refused_batch_is_halved_until_the_bad_ones_are_alone(
     [(answer(500), 4), (NO_ANSWER, 4), (answer(404), 1)],
     ids=["500", "no answer", "404"],
 )
-@virtual_time
 async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
     failure: Answer, alone: int
 ) -> None:
@@ -290,7 +282,6 @@ async def test_one_record_that_fails_its_batch_does_not_take_the_others_along(
     assert len([post for post in story.target.posts if post.orders == (7,)]) == alone
 
 
-@virtual_time
 async def test_a_batch_that_fails_goes_once_more_then_in_tenths_then_each_alone() -> None:
     """So a bad record causes at most three more requests for the others of its batch."""
     story = Story(lambda post: answer(500) if 42 in post.orders else OK, size=100, max_queued=10**4)
@@ -307,7 +298,6 @@ async def test_a_batch_that_fails_goes_once_more_then_in_tenths_then_each_alone(
     assert max(Counter(n for orders in first for n in orders if n != 42).values()) == 4
 
 
-@virtual_time
 async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
     """The target may have accepted it: same records, same order, same key."""
     story = Story(lambda post: NO_ANSWER if post.at < 0.5 else OK, size=10)
@@ -322,7 +312,6 @@ async def test_a_batch_without_an_answer_is_repeated_as_it_was() -> None:
     assert not story.given_up
 
 
-@virtual_time
 async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
     """Probes have one record each, and nothing is given up."""
     story = Story(lambda post: answer(503) if post.at < 60 else OK, size=10)
@@ -337,7 +326,6 @@ async def test_an_outage_is_one_attempt_a_batch_and_spends_nothing() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
-@virtual_time
 async def test_a_retry_after_now_and_then_holds_back_no_longer(share: float) -> None:
     """A twentieth of the requests asks for a second; of the others none or some fail."""
     dice = Random(1)
@@ -361,7 +349,6 @@ async def test_a_retry_after_now_and_then_holds_back_no_longer(share: float) -> 
     [TokenBucket(50, 50), FixedWindow(50), SlidingWindow(50)],
     ids=lambda limiter: type(limiter).__name__,
 )
-@virtual_time
 async def test_a_limit_of_requests_is_not_a_limit_of_orders(
     limiter: TokenBucket | FixedWindow | SlidingWindow,
 ) -> None:
@@ -383,7 +370,6 @@ async def test_a_limit_of_requests_is_not_a_limit_of_orders(
     await story.bench.dispatcher.drain(attempt_seconds=1)
 
 
-@virtual_time
 async def test_half_of_all_batches_fail() -> None:
     """No record is given up for its batches."""
     count = iter(range(10**6))
@@ -396,7 +382,6 @@ async def test_half_of_all_batches_fail() -> None:
     assert story.target.accepted == Counter(range(1000))
 
 
-@virtual_time
 async def test_results_of_single_records() -> None:
     """The results in a 2xx count for each record: delivered, retried, or dead-lettered."""
     tried: Counter[int] = Counter()
@@ -419,7 +404,6 @@ async def test_results_of_single_records() -> None:
     assert tried == Counter({order: 2 if order == 5 else 1 for order in range(10)})
 
 
-@virtual_time
 async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> None:
     """If one record of each batch gets 429, the target still takes a batch a second."""
     told: set[int] = set()
@@ -438,7 +422,6 @@ async def test_throttled_records_of_batches_that_are_accepted_otherwise() -> Non
 
 
 @pytest.mark.parametrize("retry_after_seconds", [0.0, 3.0])
-@virtual_time
 async def test_a_batch_that_is_refused_for_one_user_does_not_stop_the_others(
     retry_after_seconds: float,
 ) -> None:
@@ -464,7 +447,6 @@ async def test_a_batch_that_is_refused_for_one_user_does_not_stop_the_others(
     await story.bench.dispatcher.drain(attempt_seconds=1)
 
 
-@virtual_time
 async def test_records_that_are_throttled_for_ever_hold_up_no_others() -> None:
     """As with a user's quota: all others are delivered at once, and these are not given up."""
 
@@ -586,7 +568,6 @@ def test_what_a_2xx_says_that_was_cut_off(body: bytes, verdicts: str) -> None:
     assert " ".join(one.verdict for one in item_answers(answer, 2, str)) == verdicts
 
 
-@virtual_time
 async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> None:
     """After a drain no abandoned batch is in flight."""
     story = Story(lambda post: OK, size=10)
@@ -600,7 +581,6 @@ async def test_giving_back_ends_requests_whose_records_are_all_given_back() -> N
     assert not story.bench.finished
 
 
-@virtual_time
 async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
     """Records that wait for others, or for a throttling target, are given back at once."""
     throttled = answer(429, retry_after_seconds=60)
@@ -619,7 +599,6 @@ async def test_giving_back_does_not_wait_for_what_was_not_sent() -> None:
     await story.bench.until_finished(25, 1000)
 
 
-@virtual_time
 @pytest.mark.parametrize("said", [answer(429, retry_after_seconds=5), answer(422)])
 async def test_giving_back_ends_with_the_answers_to_what_is_under_way(said: Answer) -> None:
     """A throttled batch is not sent again, and a rejected one is not halved."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,9 @@ from order_relay.publishing.publisher import Publisher
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import FakeProducer, Sent, forgive, refusal
-from tests.support.virtual_time import run_virtual, virtual_time
+from tests.support.virtual_time import run_virtual
+
+pytestmark = pytest.mark.virtual_time
 
 
 def line(number: int, order_id: int | None = None, **fields: object) -> Line:
@@ -48,7 +51,6 @@ async def in_batches(lines: Sequence[Line], size: int) -> AsyncIterator[list[Lin
         yield list(lines[begin : begin + size])
 
 
-@virtual_time
 async def test_a_line_that_is_too_long() -> None:
     """It is refused with its reason; the lines around it are published byte for byte."""
     run = Run()
@@ -58,7 +60,6 @@ async def test_a_line_that_is_too_long() -> None:
     assert "longer than" in run.results[0].reason
 
 
-@virtual_time
 async def test_what_kafka_refuses_is_saved() -> None:
     """The row has the event with its id and the retries of the settings."""
     run = Run()
@@ -101,7 +102,6 @@ def test_order_within_a_key(keys: list[int], slow: set[int], refused: set[int]) 
     run_virtual(scenario())
 
 
-@virtual_time
 async def test_never_more_in_flight_than_a_batch() -> None:
     """The next batch begins when every line of the one before has ended."""
     run = Run()
@@ -110,7 +110,6 @@ async def test_never_more_in_flight_than_a_batch() -> None:
     assert run.producer.most_at_once == 10
 
 
-@virtual_time
 async def test_without_kafka_nothing_waits_for_it() -> None:
     """When no broker answers at the start, events are saved without being sent."""
     run = Run()
@@ -123,7 +122,6 @@ async def test_without_kafka_nothing_waits_for_it() -> None:
     assert "cannot be reached" in run.results[0].reason
 
 
-@virtual_time
 async def test_no_event_overtakes_one_of_its_key_that_failed() -> None:
     """Later lines of its key fail too, even if Kafka is back; the file is sent again."""
     run = Run()
@@ -135,7 +133,6 @@ async def test_no_event_overtakes_one_of_its_key_that_failed() -> None:
     forgive()
 
 
-@virtual_time
 async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> None:
     """The batch of the first lost event is the last; its lines are accounted for."""
     run = Run()
@@ -149,7 +146,6 @@ async def test_when_kafka_and_the_database_refuse_nothing_more_is_begun() -> Non
     forgive()
 
 
-@virtual_time
 async def test_closing_saves_what_kafka_does_not_answer() -> None:
     """After a signal, events that Kafka does not acknowledge are saved."""
     run = Run()

@@ -12,7 +12,8 @@ import pytest
 from demo.shop import Order, payments, sample_orders
 from order_relay.errors import DatabaseUnavailable, InvalidEvent
 from order_relay.model.events import decode_order_paid
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 NOON = datetime(2025, 12, 19, 12, 0, tzinfo=UTC)
 
@@ -62,7 +63,6 @@ class Database:
         self.orders.append((asyncio.get_running_loop().time(), order))
 
 
-@virtual_time
 async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
     """Ten orders at 5 a second take 1.8 s, and all of them are committed by then."""
     database = Database()
@@ -72,7 +72,6 @@ async def test_pays_at_the_rate_and_ends_with_the_last_commit() -> None:
     assert [order.event_id for order in paid] == [order.event_id for order in orders(1, 10)]
 
 
-@virtual_time
 async def test_tries_until_the_order_is_committed() -> None:
     """A refused order is tried again a second later, and only then counts as paid."""
     database = Database(refusals=2)
@@ -80,7 +79,6 @@ async def test_tries_until_the_order_is_committed() -> None:
     assert [(at, order) for at, order in database.orders] == [(pytest.approx(2.0), *paid)]
 
 
-@virtual_time
 async def test_nothing_is_paid_while_too_much_is_waiting() -> None:
     """The shop waits for room, and goes on when there is."""
     open_orders: list[Order] = []

@@ -12,7 +12,8 @@ from order_relay.delivery.delivery_log import CONDITION_LOG_SECONDS
 from order_relay.delivery.target_health import TargetState
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
 from tests.support.orders import order_value
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 DOWN = answer(503, "try later")
 LACK = Answer(Verdict.LOCAL, detail="too many open files", failure="local")
@@ -21,7 +22,6 @@ LACK = Answer(Verdict.LOCAL, detail="too many open files", failure="local")
 # --- one attempt ------------------------------------------------------------------------------
 
 
-@virtual_time
 async def test_a_record_is_delivered_as_it_came() -> None:
     """The body is the record's value byte for byte, once; then the record is finished."""
     bench = Bench()
@@ -37,7 +37,6 @@ async def test_a_record_is_delivered_as_it_came() -> None:
     assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
 
 
-@virtual_time
 async def test_a_record_is_not_finished_before_the_answer() -> None:
     """Without the target's answer, nothing is finished."""
     bench = Bench()
@@ -60,7 +59,6 @@ async def test_a_record_is_not_finished_before_the_answer() -> None:
         ("2025-12-19T10:31:00Z", 0.0),  # clocks differ: never negative
     ],
 )
-@virtual_time
 async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> None:
     """The 2xx measures the time since paidAt; without a zone, since the record's timestamp."""
     bench = Bench()
@@ -77,7 +75,6 @@ async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> 
 @pytest.mark.parametrize(
     "failure", [answer(status) for status in (408, 425, 500, 502, 503, 504, 599)] + [NO_ANSWER]
 )
-@virtual_time
 async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
     """A retryable failure is tried 1 + 3 times, after 1, 2 and 4 s, and then dead-lettered."""
     bench = Bench()
@@ -104,7 +101,6 @@ async def test_four_attempts_after_1_2_and_4_seconds(failure: Answer) -> None:
          [0.0, 30.0, 32.0]),
     ],
 )  # fmt: skip
-@virtual_time
 async def test_waits_between_attempts(steps: list[Step], times: list[float]) -> None:
     """They begin when the attempt ends, and are as long as the target asks."""
     bench = Bench()
@@ -114,7 +110,6 @@ async def test_waits_between_attempts(steps: list[Step], times: list[float]) -> 
     assert bench.dead_letters.letters == []
 
 
-@virtual_time
 async def test_every_attempt_carries_the_same_key_and_body() -> None:
     """All attempts at one event carry one Idempotency-Key, and the same bytes."""
     bench = Bench()
@@ -128,7 +123,6 @@ async def test_every_attempt_carries_the_same_key_and_body() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 402, 406, 409, 411, 413, 415, 422, 431, 451, 499])
-@virtual_time
 async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status: int) -> None:
     """A 4xx for the message's own fault is dead-lettered after one attempt, with the answer."""
     bench = Bench()
@@ -155,7 +149,6 @@ async def test_a_message_that_is_refused_goes_to_the_dead_letters_at_once(status
         (61, [61.0, 62.0, 64.0, 68.0], "retries_exhausted", 68.0),
     ],
 )
-@virtual_time
 async def test_nothing_at_the_address_for_one_record(
     status: int, seconds: float, times: list[float], reason: str, ends_at: float
 ) -> None:
@@ -174,7 +167,6 @@ async def test_nothing_at_the_address_for_one_record(
     assert asyncio.get_running_loop().time() == ends_at
 
 
-@virtual_time
 async def test_nothing_at_the_address_while_others_are_in_flight() -> None:
     """Their answers decide, also late ones: the address may be gone for all."""
     bench = Bench(breaker_threshold=20)
@@ -189,7 +181,6 @@ async def test_nothing_at_the_address_while_others_are_in_flight() -> None:
     assert bench.target.times(first) == [0.0, 4.0]
 
 
-@virtual_time
 async def test_nothing_at_the_address_for_less_than_a_second() -> None:
     """The second record gets the same, and is not the first one's evidence when all works again."""
     bench = Bench(breaker_threshold=20)
@@ -208,7 +199,6 @@ async def test_nothing_at_the_address_for_less_than_a_second() -> None:
     assert bench.target.times(first) == [0.0, 2.0]
 
 
-@virtual_time
 async def test_nothing_at_the_address_in_an_outage_of_less_than_a_second() -> None:
     """Under load the next record may still be accepted; that an outage began is enough."""
     bench = Bench(breaker_threshold=20)
@@ -234,7 +224,6 @@ async def test_nothing_at_the_address_in_an_outage_of_less_than_a_second() -> No
 
 
 @pytest.mark.parametrize("status", [401, 403, 301, 302, 307, 308])
-@virtual_time
 async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
     """Attempts with wrong credentials and redirects are repeated without limit."""
     bench = Bench()
@@ -247,7 +236,6 @@ async def test_an_outage_is_never_held_against_the_message(status: int) -> None:
     assert len(bench.target.attempts) == bench.outcomes[0].attempts == 201
 
 
-@virtual_time
 async def test_outages_spend_no_attempt() -> None:
     """After any number of 401 a message still has all its attempts."""
     bench = Bench()
@@ -260,7 +248,6 @@ async def test_outages_spend_no_attempt() -> None:
     assert bench.dead_letters.letters[0].attempts == 4
 
 
-@virtual_time
 async def test_a_fault_of_ours_loses_nothing() -> None:
     """An unexpected error is retried, and finally dead-lettered with its name."""
     bench = Bench()
@@ -290,7 +277,6 @@ async def test_a_fault_of_ours_loses_nothing() -> None:
         (order_value(1)[:-1] + b',"x":' + b"[" * 200_000, "invalid_json"),
     ],
 )
-@virtual_time
 async def test_broken_messages_go_to_the_dead_letters_at_once(
     value: bytes | None, reason: str
 ) -> None:
@@ -311,7 +297,6 @@ async def test_broken_messages_go_to_the_dead_letters_at_once(
 # --- what people grep -------------------------------------------------------------------------
 
 
-@virtual_time
 async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
     """Retries are warnings and dead letters errors, on one line, in the phrases people grep."""
     bench = Bench()
@@ -330,7 +315,6 @@ async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:
     assert not [text for _, text in lines if "\n" in text]
 
 
-@virtual_time
 async def test_a_conflict_with_an_attempt_of_our_own_is_no_rejection() -> None:
     """409 to a repeat after a time-out: the target still processes the first one."""
     bench = Bench()
@@ -343,7 +327,6 @@ async def test_a_conflict_with_an_attempt_of_our_own_is_no_rejection() -> None:
     assert given_up == [refused, failed]
 
 
-@virtual_time
 async def test_throttling_and_local_faults_are_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -376,7 +359,6 @@ async def test_throttling_and_local_faults_are_logged_once(
 
 
 @pytest.mark.parametrize("other", [DOWN, NO_ANSWER, answer(400), answer(401), answer(404), LACK])
-@virtual_time
 async def test_retry_after_is_not_prolonged_by_attempts_that_fail(other: Answer) -> None:
     """Those under way end otherwise: a second is a second."""
     bench = Bench(max_in_flight=64)

@@ -13,7 +13,8 @@ from order_relay.delivery.answer import Answer, Verdict
 from order_relay.model.events import Events
 from tests.support.fakes import Bench, record
 from tests.support.orders import order_value
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 OK = Answer(Verdict.SUCCESS, failure="function")
 
@@ -90,7 +91,6 @@ def consumer_of(calls: Calls, events: Events, **options: Any) -> Bench:
     return Bench(target=calls, consumer="refunds", events=events, **options)
 
 
-@virtual_time
 async def test_a_function_gets_event_and_delivery() -> None:
     """The attempt counts up, the idempotency key stays; the outcome has the order's id."""
     failed = Answer(Verdict.RETRYABLE, detail="ValueError: no", failure="function")
@@ -107,7 +107,6 @@ async def test_a_function_gets_event_and_delivery() -> None:
     assert consumer.outcomes[0].order_id == 7
 
 
-@virtual_time
 async def test_an_attempt_sees_no_changes_of_the_last_one() -> None:
     """A handler that removes items from its event and fails gets all of them again."""
     taken: list[str] = []
@@ -122,7 +121,6 @@ async def test_an_attempt_sees_no_changes_of_the_last_one() -> None:
     assert taken == ["card", "card"]
 
 
-@virtual_time
 @pytest.mark.parametrize("kind", [Refund, bytes])
 async def test_values_that_are_not_events_of_the_consumer(kind: Any) -> None:
     """Its letter says what it should have been; bytes are always an event, except tombstones."""
@@ -138,7 +136,6 @@ async def test_values_that_are_not_events_of_the_consumer(kind: Any) -> None:
         assert any("not a Refund: " in message for message in messages)
 
 
-@virtual_time
 async def test_an_event_whose_own_check_fails_is_a_dead_letter() -> None:
     """The letter has the error that it raised."""
     consumer = consumer_of(calls := Calls(), Events(FailsWhenMade))
@@ -149,7 +146,6 @@ async def test_an_event_whose_own_check_fails_is_a_dead_letter() -> None:
     assert not calls.seen
 
 
-@virtual_time
 @pytest.mark.parametrize(
     ("kind", "value"), [(PaidBy, b'{"payments":[]}'), (PaidLater, order_value(7, paidAt="later"))]
 )
@@ -161,7 +157,6 @@ async def test_an_event_whose_time_fails_is_handled_once(kind: Any, value: bytes
     assert consumer.outcomes[0].delivered
 
 
-@virtual_time
 async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
     """It is finished, and not handled; one's own is handled."""
     consumer = consumer_of(calls := Calls(), Events(bytes))
@@ -174,7 +169,6 @@ async def test_a_redriven_letter_of_another_consumer_is_skipped() -> None:
     assert not consumer.dead_letters.letters
 
 
-@virtual_time
 async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """The record's own key is used, with one warning; there is none for an invalid event."""
     consumer = consumer_of(Calls(), Events(Refund), key=lambda refund: refund.nothing)
@@ -185,7 +179,6 @@ async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -
     assert "detail=\"AttributeError: 'Refund' object has no attribute 'nothing'\"" in caplog.text
 
 
-@virtual_time
 async def test_a_key_of_the_consumers_own_orders_events() -> None:
     """Two records with different keys are sent in order if ``key`` gives them the same one."""
     order: list[str] = []

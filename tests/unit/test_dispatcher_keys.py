@@ -6,7 +6,8 @@ import pytest
 
 from order_relay.errors import PublishRefused
 from tests.support.fakes import Bench, Step, answer, record
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 FOR_EVER = float("inf")
 DOWN = answer(503, "try later")
@@ -16,7 +17,6 @@ DOWN = answer(503, "try later")
 
 
 @pytest.mark.parametrize("error", [PublishRefused("dlq", "down"), OSError("unexpected")])
-@virtual_time
 async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception) -> None:
     """Its record stays unfinished, its key waits, and other keys use its slot."""
     bench = Bench(max_in_flight=1)
@@ -39,7 +39,6 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
 # --- ids ----------------------------------------------------------------------------------------
 
 
-@virtual_time
 async def test_the_id_of_a_record_that_waits_is_not_anothers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -58,7 +57,6 @@ async def test_the_id_of_a_record_that_waits_is_not_anothers(
     assert caplog.text.count("Event id is that of another record") == 1
 
 
-@virtual_time
 async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
     """Ids are predictable: a record with the id of a later one gets that of its own position."""
     bench = Bench()
@@ -73,7 +71,6 @@ async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
 # --- keys -------------------------------------------------------------------------------------
 
 
-@virtual_time
 async def test_a_key_in_backoff_holds_up_only_itself() -> None:
     """While one key fails through all its retries, others are delivered at once."""
     bench = Bench(max_in_flight=1)
@@ -88,7 +85,6 @@ async def test_a_key_in_backoff_holds_up_only_itself() -> None:
     assert bench.target.times(record(49, "key-49")) == [0.0]
 
 
-@virtual_time
 async def test_records_without_a_key_do_not_wait() -> None:
     """A record without a key has its own lane; "" is a key."""
     bench = Bench()
@@ -102,7 +98,6 @@ async def test_records_without_a_key_do_not_wait() -> None:
     assert bench.finished_offsets in ([2, 1, 3, 0], [2, 3, 1, 0])
 
 
-@virtual_time
 async def test_memory_is_bounded_behind_a_stuck_key() -> None:
     """It gets a tenth of the room; the rest of it is left in Kafka, and other keys go on."""
     bench = Bench(max_in_flight=2, max_queued=50)
@@ -131,7 +126,6 @@ async def test_memory_is_bounded_behind_a_stuck_key() -> None:
     assert bench.reading.asked[-1] == (0, None)
 
 
-@virtual_time
 async def test_at_full_room_a_new_key_still_gets_in() -> None:
     """Stuck keys with many records fill little more than half of the room, never all."""
     bench = Bench(max_in_flight=100, max_queued=100)

@@ -8,13 +8,13 @@ from order_relay.delivery.answer import Answer, RetryPolicy
 from order_relay.delivery.breaker import BreakerState
 from order_relay.delivery.dead_letters import DeadLetter
 from tests.support.fakes import NO_ANSWER, Bench, Step, answer, record
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 DOWN = answer(503)
 PROBES = [1.0 + 5.0 * number for number in range(1000)]  # after 1 s, then every 5 s
 
 
-@virtual_time
 async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
     """After the threshold there is one attempt at a time, after 1 s and then every 5 s."""
     bench = Bench(breaker_threshold=4)
@@ -30,7 +30,6 @@ async def test_the_breaker_opens_over_all_keys_and_probes_alone() -> None:
 
 
 @pytest.mark.parametrize("failure", [DOWN, NO_ANSWER, answer(404), answer(401), answer(302)])
-@virtual_time
 async def test_what_counts_for_the_breaker(failure: Answer) -> None:
     """Retryable failures and outages both open it."""
     bench = Bench(breaker_threshold=2)
@@ -43,7 +42,6 @@ async def test_what_counts_for_the_breaker(failure: Answer) -> None:
     assert bench.dispatcher.breaker.state is BreakerState.OPEN
 
 
-@virtual_time
 async def test_refused_messages_show_that_the_logger_works() -> None:
     """A 4xx about the message is a success of the target: it resets the failures."""
     bench = Bench(breaker_threshold=2)
@@ -57,7 +55,6 @@ async def test_refused_messages_show_that_the_logger_works() -> None:
     assert bench.finished_offsets == [0, 2, 3]
 
 
-@virtual_time
 async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
     """Switched off, the breaker stops nothing: records are given up after retries."""
     bench = Bench(breaker_threshold=0)
@@ -71,7 +68,6 @@ async def test_with_a_threshold_of_0_a_dead_logger_dead_letters() -> None:
     assert {letter.reason for letter in bench.dead_letters.letters} == {"retries_exhausted"}
 
 
-@virtual_time
 async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
     """After hours without the target all held records are delivered, in key order."""
     bench = Bench(breaker_threshold=3)
@@ -90,7 +86,6 @@ async def test_an_outage_of_any_length_dead_letters_nothing() -> None:
         assert of_key == sorted(of_key)
 
 
-@virtual_time
 async def test_an_outage_spends_no_attempts() -> None:
     """The failure that opens the breaker and those while it is open do not count."""
     bench = Bench(breaker_threshold=2, policy=RetryPolicy(max_retries=1))
@@ -123,7 +118,6 @@ async def the_letter_among_good_orders(bench: Bench, first: int) -> DeadLetter:
     return letter
 
 
-@virtual_time
 async def test_an_attempt_during_which_an_outage_was_does_not_count() -> None:
     """It hangs from before an outage to after it: the record has an attempt more."""
     bench = Bench(breaker_threshold=2)
@@ -139,7 +133,6 @@ async def test_an_attempt_during_which_an_outage_was_does_not_count() -> None:
     assert len(bench.target.times(hangs)) == 5
 
 
-@virtual_time
 async def test_a_probe_does_not_count_after_the_outage() -> None:
     """It hangs until another probe has ended the outage: it has an attempt more."""
     bench = Bench(breaker_threshold=2)
@@ -154,7 +147,6 @@ async def test_a_probe_does_not_count_after_the_outage() -> None:
     assert len(bench.target.times(hangs)) == 6
 
 
-@virtual_time
 async def test_intake_stops_while_the_breaker_is_open() -> None:
     """During an outage a bounded number of records is let in, for probes."""
     loop = asyncio.get_running_loop()
@@ -183,7 +175,6 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
     assert bench.dead_letters.letters == []
 
 
-@virtual_time
 async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> None:
     """A 4xx about the message shows that the target works."""
     bench = Bench(breaker_threshold=2)
@@ -197,7 +188,6 @@ async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> No
     assert bench.target.times() == [0.0, 0.0, 1.0, 1.0]
 
 
-@virtual_time
 async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
     """The target works again, and limits the rate."""
     bench = Bench(breaker_threshold=2)
@@ -213,7 +203,6 @@ async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
     assert bench.dead_letters.letters == []
 
 
-@virtual_time
 async def test_late_failures_do_not_lengthen_the_outage() -> None:
     """Failures of attempts from before the breaker opened do not count."""
     bench = Bench(breaker_threshold=1)
@@ -229,7 +218,6 @@ async def test_late_failures_do_not_lengthen_the_outage() -> None:
     assert probes == PROBES[:20]
 
 
-@virtual_time
 async def test_another_record_probes_while_one_is_told_to_wait() -> None:
     """A Retry-After delays its record, not the probes."""
     bench = Bench(breaker_threshold=2)
@@ -246,7 +234,6 @@ async def test_another_record_probes_while_one_is_told_to_wait() -> None:
 # --- what people grep -------------------------------------------------------------------------
 
 
-@virtual_time
 async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """An outage is logged once as an error; its end is logged, too."""
     bench = Bench(breaker_threshold=1)

@@ -9,14 +9,14 @@ from order_relay.delivery.answer import RetryPolicy
 from order_relay.delivery.dead_letters import dead_letter_headers
 from order_relay.delivery.outcome import FailureState, Outcome
 from tests.support.fakes import START_SECONDS, Bench, Step, answer, record
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 START_MS = int(START_SECONDS * 1000)
 PAID_AT = "2025-12-19T10:30:00"
 DOWN = answer(503, "try later")
 
 
-@virtual_time
 async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
     """All attempts count, also the successful one; the error is the last one before it."""
     bench = Bench()
@@ -29,7 +29,6 @@ async def test_a_delivery_is_told_with_its_attempts_and_last_error() -> None:
     ]
 
 
-@virtual_time
 async def test_a_dead_letter_is_told_with_its_reason() -> None:
     """The outcome has the same reason and texts as the dead letter."""
     bench = Bench(policy=RetryPolicy(max_retries=1))
@@ -45,7 +44,6 @@ async def test_a_dead_letter_is_told_with_its_reason() -> None:
     assert "try later" in exhausted.last_error
 
 
-@virtual_time
 async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> None:
     """It counts as a duplicate; the next record of its key is sent."""
     bench = Bench()
@@ -60,7 +58,6 @@ async def test_an_event_that_was_delivered_is_finished_without_an_attempt() -> N
     assert (bench.observer.duplicates, len(bench.observer.paid_to_delivered_seconds)) == (1, 1)
 
 
-@virtual_time
 async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
     """A duplicate is finished without the target."""
     bench = Bench(breaker_threshold=1)
@@ -75,7 +72,6 @@ async def test_the_breaker_does_not_hold_a_duplicate_up() -> None:
     await bench.dispatcher.drain(attempt_seconds=0)
 
 
-@virtual_time
 async def test_a_held_record_is_found_with_its_failures() -> None:
     """In backoff, in flight or behind its key; not once it is finished."""
     bench = Bench()
@@ -98,7 +94,6 @@ async def test_a_held_record_is_found_with_its_failures() -> None:
 
 
 @pytest.mark.parametrize("ends", ["finished", "given back"])
-@virtual_time
 async def test_earlier_failures_are_forgotten(ends: str) -> None:
     """A record that is read again after it finished or was given back has no failures."""
     bench = Bench()
@@ -118,7 +113,6 @@ async def test_earlier_failures_are_forgotten(ends: str) -> None:
 
 
 @pytest.mark.parametrize("status", [503, 401])
-@virtual_time
 async def test_every_failed_attempt_is_counted(status: int) -> None:
     """Also those that never count against the message."""
     bench = Bench(policy=RetryPolicy(max_retries=10))
@@ -140,7 +134,6 @@ HEADERS = [
 ]
 
 
-@virtual_time
 async def test_every_attempt_carries_it(caplog: pytest.LogCaptureFixture) -> None:
     """The retries too; the lines about the record name its trace, last."""
     bench = Bench()
@@ -160,7 +153,6 @@ async def test_every_attempt_carries_it(caplog: pytest.LogCaptureFixture) -> Non
     ]
 
 
-@virtual_time
 async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """The record is delivered without it, and the log has no trace."""
     bench = Bench()
@@ -171,7 +163,6 @@ async def test_a_malformed_one_harms_nothing(caplog: pytest.LogCaptureFixture) -
     assert "trace_id" not in caplog.text
 
 
-@virtual_time
 @pytest.mark.parametrize("malformed", [False, True])
 async def test_a_dead_letter_keeps_its_headers_byte_for_byte(
     malformed: bool, caplog: pytest.LogCaptureFixture

@@ -8,13 +8,13 @@ import pytest
 from order_relay.delivery.breaker import BreakerState
 from order_relay.errors import PublishRefused
 from tests.support.fakes import Bench, Step, answer, record
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 FOR_EVER = float("inf")
 DOWN = answer(503)
 
 
-@virtual_time
 async def test_attempts_under_way_end_and_nothing_new_is_sent() -> None:
     """Attempts and dead letters in flight end; what is queued or in backoff is given back."""
     bench = Bench(max_in_flight=3)
@@ -34,7 +34,6 @@ async def test_attempts_under_way_end_and_nothing_new_is_sent() -> None:
     assert bench.observer.abandoned_records == [2]
 
 
-@virtual_time
 async def test_what_does_not_finish_in_time_is_given_up() -> None:
     """Attempts get so many seconds; what has no answer by then stays unfinished."""
     bench = Bench()
@@ -53,7 +52,6 @@ async def test_what_does_not_finish_in_time_is_given_up() -> None:
     assert (bench.dispatcher.queued, bench.dispatcher.in_flight) == (0, 0)
 
 
-@virtual_time
 async def test_nothing_finishes_after_it_was_given_back() -> None:
     """When drain returns, nothing runs: no attempt, no dead letter, no finish."""
     bench = Bench(max_in_flight=2)
@@ -77,7 +75,6 @@ async def test_nothing_finishes_after_it_was_given_back() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-@virtual_time
 async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     """An attempt that fails during the drain is neither retried nor dead-lettered."""
     bench = Bench()
@@ -92,7 +89,6 @@ async def test_a_failure_within_the_last_seconds_is_given_up() -> None:
     assert bench.dead_letters.letters == []
 
 
-@virtual_time
 async def test_a_stop_during_a_rebalance_gives_back_once(caplog: pytest.LogCaptureFixture) -> None:
     """What is given back is counted and logged once, though both wait for the attempts."""
     caplog.set_level(logging.INFO)
@@ -111,7 +107,6 @@ async def test_a_stop_during_a_rebalance_gives_back_once(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("moment", ["while draining", "when closed"])
-@virtual_time
 async def test_a_record_submitted_before_resuming_is_not_delivered(moment: str) -> None:
     """A record that is submitted between drain and resume is not delivered late.
 
@@ -135,7 +130,6 @@ async def test_a_record_submitted_before_resuming_is_not_delivered(moment: str) 
     assert bench.finished_offsets == [4, 5]
 
 
-@virtual_time
 async def test_it_goes_on_as_before_after_resuming() -> None:
     """All slots are free again, attempts count from 0, and keys are ordered."""
     bench = Bench(max_in_flight=2)
@@ -152,7 +146,6 @@ async def test_it_goes_on_as_before_after_resuming() -> None:
     assert bench.finished_offsets == [2, 0, 1]
 
 
-@virtual_time
 async def test_activity_is_told_for_liveness() -> None:
     """Activity: an attempt, a dead letter, a resumption, a record that is skipped."""
     bench = Bench()
@@ -175,7 +168,6 @@ async def test_activity_is_told_for_liveness() -> None:
     assert bench.dispatcher.last_activity == 24.0
 
 
-@virtual_time
 async def test_a_pause_sends_nothing_and_its_end_sends_at_once() -> None:
     """Records are accepted up to the limit; a wait for room ends, too."""
     bench = Bench(max_in_flight=2)
@@ -196,7 +188,6 @@ async def test_a_pause_sends_nothing_and_its_end_sends_at_once() -> None:
 # --- an outage and a rebalance ----------------------------------------------------------------
 
 
-@virtual_time
 async def test_records_at_the_gate_do_not_hold_up_the_end() -> None:
     """In an outage nothing is in flight: draining does not wait."""
     bench = Bench(breaker_threshold=2)
@@ -211,7 +202,6 @@ async def test_records_at_the_gate_do_not_hold_up_the_end() -> None:
     assert bench.finished == []
 
 
-@virtual_time
 async def test_a_probe_is_asked_for_in_an_outage_only() -> None:
     """If the breaker is closed, or the consumer paused, the reason is returned."""
     bench = Bench(breaker_threshold=1)
@@ -230,7 +220,6 @@ async def test_a_probe_is_asked_for_in_an_outage_only() -> None:
     assert bench.target.times() == [0.0, 1.0, 3.0]
 
 
-@virtual_time
 async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
     """With the breaker open some records are taken to probe; the rest follows a success."""
     loop = asyncio.get_running_loop()
@@ -251,7 +240,6 @@ async def test_after_a_rebalance_in_an_outage_a_record_probes() -> None:
     assert sorted(bench.finished_offsets) == [0, 1]
 
 
-@virtual_time
 async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
     """After a cancelled probe the next record probes at once."""
     bench = Bench(breaker_threshold=1)
@@ -269,7 +257,6 @@ async def test_a_probe_that_is_given_back_does_not_stop_the_probing() -> None:
 
 
 @pytest.mark.parametrize("queued_behind", [0, 1, 5])
-@virtual_time
 async def test_a_dead_letter_that_kafka_refuses_does_not_stop_the_probing(
     queued_behind: int,
 ) -> None:

@@ -13,7 +13,8 @@ from order_relay.kafka.consumer.relay_consumer import RelayConsumer
 from order_relay.settings import load_settings
 from order_relay.worker.consumer_app import FlowControl, ForeignChangelogs
 from tests.support.runtimes import app_of_a_consumer, runtime
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 SEEK_SECONDS = 40.0
 
@@ -63,7 +64,6 @@ async def test_resuming_drops_what_is_older_than_a_pause(paused: bool) -> None:
     assert flow.is_active()
 
 
-@virtual_time
 async def test_a_seek_of_any_length_ends_in_flow() -> None:
     """If brokers hang after an assignment, Faust would end silently after its time-out."""
     app = app_of_a_consumer(load_settings())
@@ -85,7 +85,6 @@ async def test_a_seek_of_any_length_ends_in_flow() -> None:
     recovering.cancel()
 
 
-@virtual_time
 @pytest.mark.parametrize(("stops", "error"), [(True, ServiceStopped), (False, RebalanceAgain)])
 async def test_a_stop_or_a_rebalance_breaks_off_a_seek(stops: bool, error: type[Exception]) -> None:
     """The next assignment has its own seek; a stopping worker does not wait for brokers."""

@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from order_relay.delivery.back_pressure import Pace
 from order_relay.delivery.breaker import Breaker, BreakerState
 from order_relay.delivery.gate import NO_PROBE, Gate
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Guarded:
@@ -30,7 +33,6 @@ class Guarded:
         self.gate.serve()
 
 
-@virtual_time
 async def test_the_least_hopeless_record_probes_first() -> None:
     """Records never sent: the last, the first, and so on; then by failures."""
     guarded = Guarded()
@@ -44,7 +46,6 @@ async def test_the_least_hopeless_record_probes_first() -> None:
     ]  # fmt: skip
 
 
-@virtual_time
 async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> None:
     """It is sent a second after the last probe."""
     guarded = Guarded()
@@ -58,7 +59,6 @@ async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> 
     assert not later.done()
 
 
-@virtual_time
 async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
     """The next record probes at once."""
     guarded = Guarded()
@@ -73,7 +73,6 @@ async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
     assert guarded.breaker.probe_wait(never_sent=False) == 0
 
 
-@virtual_time
 async def test_in_order_at_the_pace() -> None:
     """With a rate all are sent in their order, however often they failed."""
     guarded = Guarded(max_rate=2.0)
@@ -90,7 +89,6 @@ async def test_in_order_at_the_pace() -> None:
     assert gone == [(3, 0.0), (1, 0.5), (2, 1.0)]
 
 
-@virtual_time
 async def test_the_first_after_a_refusal_was_never_sent() -> None:
     """Those refused before may always be refused; then all are sent in order again."""
     guarded = Guarded(max_rate=2.0)
@@ -107,7 +105,6 @@ async def test_the_first_after_a_refusal_was_never_sent() -> None:
     assert gone == [3, 1, 2]
 
 
-@virtual_time
 async def test_a_hold_holds_probes_back_too() -> None:
     """Retry-After applies to all that is sent."""
     guarded = Guarded()

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from order_relay.delivery.lanes import Lane, Lanes
 from order_relay.model.record import Record
 from tests.support.fakes import must, record
-from tests.support.virtual_time import run_virtual, virtual_time
+from tests.support.virtual_time import run_virtual
+
+pytestmark = pytest.mark.virtual_time
 
 # Seconds of an attempt, or of a pause if negative; a record's key, its steps, the gap before it.
 STEPS = st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0, -1.0, -2.0, -7.0]), max_size=4).map(tuple)
@@ -82,7 +84,6 @@ class Work:
             self.retries -= retries
 
 
-@virtual_time
 async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
     """At the close an attempt may end; pauses end at once; queued records never begin."""
     work = Work(max_in_flight=3)
@@ -98,7 +99,6 @@ async def test_closing_lets_attempts_end_and_gives_up_the_rest() -> None:
     assert work.finished == [0]
 
 
-@virtual_time
 async def test_a_slot_that_comes_with_the_close_is_not_used() -> None:
     """The lane that waited for it sends nothing."""
     work = Work(max_in_flight=1)
@@ -113,7 +113,6 @@ async def test_a_slot_that_comes_with_the_close_is_not_used() -> None:
     assert closing[0].result() == 1
 
 
-@virtual_time
 async def test_how_much_is_kept_of_keys_that_stand_still() -> None:
     """1,000 of a key up to half of the memory, then 50 a key up to three quarters."""
 
@@ -145,7 +144,6 @@ async def test_how_much_is_kept_of_keys_that_stand_still() -> None:
     await lanes.close(0.0)
 
 
-@virtual_time
 async def test_a_slow_start_hands_out_slot_by_slot() -> None:
     """After a time-out of 5 s each of ten slots waits half a second; a success allows two more.
 
@@ -170,7 +168,6 @@ async def test_a_slow_start_hands_out_slot_by_slot() -> None:
         assert not work.lanes.starts_slowly
 
 
-@virtual_time
 async def test_after_a_close_in_a_slow_start_all_slots_are_free() -> None:
     """What waited for a slot when everything hung does not delay the next records."""
     work = Work(max_in_flight=4)
@@ -191,7 +188,6 @@ async def test_after_a_close_in_a_slow_start_all_slots_are_free() -> None:
     assert sorted(work.finished) == [0, 4, 5, 6, 7]
 
 
-@virtual_time
 async def test_a_time_out_while_closing_begins_no_slow_start() -> None:
     """It does not slow down deliveries after the close."""
     work = Work(max_in_flight=4)

@@ -21,7 +21,8 @@ from order_relay.monitoring.measurements import (
 )
 from order_relay.monitoring.metrics import ConsumerMetrics, Metrics
 from tests.support.standing_health import standing_health
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 NEVER = float("-inf")
 DAY = 86_400
@@ -140,7 +141,6 @@ class Watched:
         assert self.kafka.rounds > before
 
 
-@virtual_time
 async def test_new_partitions_are_seen() -> None:
     """If Kafka does not answer, or a client raises an error, the last number stays."""
     watched = Watched()
@@ -157,7 +157,6 @@ async def test_new_partitions_are_seen() -> None:
     assert found == [3, 3, 3, 6]
 
 
-@virtual_time
 async def test_lag_is_what_lies_behind_the_commit() -> None:
     """Or behind the beginning if there is none; finished records are not waiting work."""
     watched = Watched({ONE: 40, TWO: None}, {ONE: 100, TWO: 30})
@@ -180,7 +179,6 @@ async def test_lag_is_what_lies_behind_the_commit() -> None:
     assert watched.lag(ONE, TWO) == [0, 0]
 
 
-@virtual_time
 async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
     """A gauge shows for how long; the next transaction resets it.
 
@@ -209,7 +207,6 @@ async def test_what_an_open_transaction_holds_back_is_lag_and_no_work() -> None:
     assert watched.transaction_seconds(ONE) is None
 
 
-@virtual_time
 async def test_what_cannot_be_measured_is_not_taken_for_work() -> None:
     """A partition without a leader blocks all measuring: earlier values are outdated."""
     watched = Watched({ONE: 0}, {ONE: 5})
@@ -223,7 +220,6 @@ async def test_what_cannot_be_measured_is_not_taken_for_work() -> None:
     assert watched.health.unfinished == 0
 
 
-@virtual_time
 async def test_partitions_that_went_are_not_shown() -> None:
     """After a rebalance only the worker's own partitions have a lag."""
     watched = Watched({ONE: 0, TWO: 0}, {ONE: 5, TWO: 6})
@@ -238,7 +234,6 @@ async def test_partitions_that_went_are_not_shown() -> None:
     assert watched.health.unfinished == 0
 
 
-@virtual_time
 async def test_the_watch_outlives_every_error() -> None:
     """If a client raises an error or hangs, the next round measures again."""
     watched = Watched({ONE: 0}, {ONE: 5})
@@ -258,7 +253,6 @@ async def test_the_watch_outlives_every_error() -> None:
     assert not watched.task.done()
 
 
-@virtual_time
 async def test_health_hears_of_an_intake_that_stands_still() -> None:
     """Only while Kafka answers."""
     watched = Watched()
@@ -272,7 +266,6 @@ async def test_health_hears_of_an_intake_that_stands_still() -> None:
 
 
 @pytest.mark.parametrize("sign", ["intake", "consumer", "lag"])
-@virtual_time
 async def test_one_broker_without_a_quorum_is_an_outage(sign: str) -> None:
     """It still tells the number of partitions, but the worker must not end itself."""
     watched = Watched({ONE: 0}, {ONE: 5})
@@ -310,7 +303,6 @@ async def test_one_broker_without_a_quorum_is_an_outage(sign: str) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, None, RuntimeError("closed")])
-@virtual_time
 async def test_health_hears_of_a_consumer_that_gets_no_answer(
     answer: bool | Exception | None,
 ) -> None:
@@ -329,7 +321,6 @@ async def test_health_hears_of_a_consumer_that_gets_no_answer(
     assert watched.health.ready().ok
 
 
-@virtual_time
 async def test_health_hears_of_a_thread_that_does_not_answer() -> None:
     """It cannot be asked, and all other figures would stay as they were."""
     watched = Watched()
@@ -339,7 +330,6 @@ async def test_health_hears_of_a_thread_that_does_not_answer() -> None:
     assert "thread" in str(watched.health.live().reasons["intake"])
 
 
-@virtual_time
 async def test_a_worker_that_stands_still_is_ended() -> None:
     """Once, with what stands still."""
     watched = Watched()
@@ -361,7 +351,6 @@ async def test_a_worker_that_stands_still_is_ended() -> None:
     assert watch.done()
 
 
-@virtual_time
 async def test_a_process_that_was_stopped_and_goes_on_does_not_end() -> None:
     """The first check after SIGCONT comes before the time-outs of attempts in flight."""
     health = standing_health()
@@ -412,7 +401,6 @@ class Kept:
         return shown(self.metrics, "near_deletion_records", tp)
 
 
-@virtual_time
 async def test_old_records_that_are_not_finished_are_counted() -> None:
     """Those in the last quarter of the retention, if it is limited."""
     topic = Kept()
@@ -429,7 +417,6 @@ async def test_old_records_that_are_not_finished_are_counted() -> None:
     assert await topic.near(TWO) is None
 
 
-@virtual_time
 async def test_the_watch_says_once_that_it_cannot_know(caplog: pytest.LogCaptureFixture) -> None:
     """A missing right needs a person; an outage has its own log line."""
     topic = Kept()

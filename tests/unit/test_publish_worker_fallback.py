@@ -19,7 +19,8 @@ from order_relay.settings import load_settings
 from order_relay.worker.fallback_service import Fallback
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, FakeProducer, forgive, message, refusal
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 EVENT = (
     b'{"eventType":"ORDER_PAID","orderId":1,"userId":2,"paidAt":"2025-12-19T10:30:00",'
@@ -85,7 +86,6 @@ def _no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@virtual_time
 async def test_a_database_that_is_down_is_tried_on_and_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -106,7 +106,6 @@ async def test_a_database_that_is_down_is_tried_on_and_told_once(
     await worker.fallback.close()
 
 
-@virtual_time
 async def test_nothing_is_replayed_before_the_table_is_open() -> None:
     """Rows are published as soon as the table opens, not before."""
     worker = Worker()
@@ -124,7 +123,6 @@ async def test_nothing_is_replayed_before_the_table_is_open() -> None:
     assert worker.store.closed
 
 
-@virtual_time
 async def test_rows_are_replayed_every_interval_and_counted() -> None:
     """A row saved now is published within the interval; the metrics say so."""
     worker = Worker()
@@ -151,7 +149,6 @@ async def test_rows_are_replayed_every_interval_and_counted() -> None:
     await worker.fallback.close()
 
 
-@virtual_time
 async def test_figures_are_unknown_while_the_database_does_not_answer() -> None:
     """NaN and 0 instead of old values; new values when it answers."""
     worker = Worker()
@@ -174,7 +171,6 @@ async def test_figures_are_unknown_while_the_database_does_not_answer() -> None:
     await worker.fallback.close()
 
 
-@virtual_time
 async def test_a_database_that_takes_no_writes_counts_as_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -194,7 +190,6 @@ async def test_a_database_that_takes_no_writes_counts_as_down(
     await worker.fallback.close()
 
 
-@virtual_time
 async def test_publishing_needs_no_database_while_kafka_answers() -> None:
     """Without the table, what Kafka accepts is published; a refusal is raised to the caller."""
     worker = Worker()
@@ -210,7 +205,6 @@ async def test_publishing_needs_no_database_while_kafka_answers() -> None:
     await worker.fallback.close()
 
 
-@virtual_time
 async def test_closing_what_was_never_started() -> None:
     """It works also after a failed start, and twice."""
     worker = Worker()

@@ -28,7 +28,6 @@ from tests.support.fakes import Bench, answer, record
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer, refusal
 from tests.support.publish_ways import TOPIC, paid
-from tests.support.virtual_time import virtual_time
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
@@ -97,7 +96,7 @@ async def test_a_function_runs_within_the_span_of_its_attempt() -> None:
     assert "secret text" not in "".join(one.to_json() for one in rejected)
 
 
-@virtual_time
+@pytest.mark.virtual_time
 async def test_each_record_of_a_batch_has_its_own_span() -> None:
     """A POST of several records has none and no trace context; that of one has its own."""
     spans = Spans()

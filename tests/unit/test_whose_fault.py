@@ -18,8 +18,10 @@ from order_relay.delivery.answer import Answer, RetryPolicy, earlier
 from order_relay.model.record import Record
 from tests.support.fakes import NO_ANSWER, Step, answer
 from tests.support.limiters import FixedWindow, SlidingWindow, TokenBucket
-from tests.support.virtual_time import run_virtual, virtual_time
+from tests.support.virtual_time import run_virtual
 from tests.support.virtual_topic import OK, VirtualTopic
+
+pytestmark = pytest.mark.virtual_time
 
 DOWN = Step(answer(500))
 TIME_OUT = Step(Answer(NO_ANSWER.verdict, detail="no answer", failure="timeout"), seconds=10.0)
@@ -39,7 +41,6 @@ def is_bad(one: Record) -> bool:
 
 
 @pytest.mark.parametrize("hopeless", [1, 6, 30, 250, 1000, 1200])
-@virtual_time
 async def test_hopeless_orders_of_a_quiet_topic(hopeless: int) -> None:
     """A good order each second after them is delivered in two seconds; they are given up."""
     topic = VirtualTopic(lambda one, at, n: DOWN if is_bad(one) else OK, max_queued=10_000)
@@ -88,7 +89,6 @@ def test_no_set_of_hopeless_orders_delays_a_good_one(
     run_virtual(main())
 
 
-@virtual_time
 async def test_hopeless_orders_that_go_on_coming() -> None:
     """Three in ten are hopeless: they are given up, and no other is given up or delayed."""
     chance = random.Random(1)
@@ -108,7 +108,6 @@ async def test_hopeless_orders_that_go_on_coming() -> None:
 
 @pytest.mark.parametrize("seconds_between", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("seed", range(4))
-@virtual_time
 async def test_half_of_all_requests_fail(seconds_between: float, seed: int) -> None:
     """At random, with orders all at once or one by one: no order is given up.
 
@@ -125,7 +124,6 @@ async def test_half_of_all_requests_fail(seconds_between: float, seed: int) -> N
 
 
 @pytest.mark.parametrize("failure", [DOWN, TIME_OUT, Step(answer(401)), Step(answer(404))])
-@virtual_time
 async def test_down_for_70_seconds(failure: Step) -> None:
     """Under load: nothing is given up, few requests are sent, and delivery resumes within 5 s."""
     topic = VirtualTopic(lambda one, at, n: failure if 20.0 <= at < 90.0 else OK)
@@ -141,7 +139,6 @@ async def test_down_for_70_seconds(failure: Step) -> None:
     assert len(while_open) <= 5 + 58 / 5 + 1
 
 
-@virtual_time
 async def test_a_tenth_of_all_keys_hangs() -> None:
     """Under a backlog, with a time-out of 10 s: their retries leave half of the slots to others.
 
@@ -171,7 +168,6 @@ async def deliver(topic: VirtualTopic, orders: int = 3000) -> None:
 
 
 @pytest.mark.parametrize(("works", "hangs"), [(7.0, 3.0), (4.0, 4.0)])
-@virtual_time
 async def test_a_target_that_hangs_in_waves(works: float, hangs: float) -> None:
     """Nine in ten requests hang now and then; the time-out is 10 s.
 
@@ -193,7 +189,6 @@ async def test_a_target_that_hangs_in_waves(works: float, hangs: float) -> None:
 
 
 @pytest.mark.parametrize(("works", "limit"), [(4.0, 400.0), (8.0, 60.0)])
-@virtual_time
 async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float) -> None:
     """Refusing all for 4 of every 8 or 12 s is not a rate limit, and does not lower the rate.
 
@@ -215,7 +210,6 @@ async def test_a_target_that_refuses_all_now_and_then(works: float, limit: float
     ("share", "good_seconds", "limit"),
     [(0.05, 0.0, 45.0), (0.3, 0.0, 100.0), (0.5, 0.0, 150.0), (0.5, 4.0, 100.0), (0.9, 4.0, 400.0)],
 )
-@virtual_time
 async def test_a_target_that_refuses_a_share_at_any_rate(
     share: float, good_seconds: float, limit: float, retry_after_seconds: float
 ) -> None:
@@ -240,7 +234,6 @@ async def test_a_target_that_refuses_a_share_at_any_rate(
     assert len(topic.bench.target.attempts) <= 3000 / (1.0 - share) * 1.1
 
 
-@virtual_time
 async def test_an_outage_of_a_quiet_topic() -> None:
     """An order each 10 s, no target for an hour: failures of others explain the failures.
 
@@ -270,7 +263,6 @@ REFUSALS = {
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("limiter", LIMITERS)
-@virtual_time
 async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> None:
     """4,000 orders at once: none is given up, most of the limit is used, few are refused."""
     limit = LIMITERS[limiter]()
@@ -295,7 +287,6 @@ async def test_a_logger_that_takes_50_a_second(limiter: str, refusal: str) -> No
     assert len(topic.bench.target.attempts) - 4000 <= 256 + 0.05 * 4000
 
 
-@virtual_time
 async def test_full_speed_again_when_the_limit_goes() -> None:
     """Within 30 s a target without a limit gets full speed."""
     limit = FixedWindow(50)
@@ -313,7 +304,6 @@ async def test_full_speed_again_when_the_limit_goes() -> None:
 
 
 @pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0])
-@virtual_time
 async def test_a_logger_that_refuses_one_in_a_hundred(retry_after_seconds: float) -> None:
     """At random, as one busy instance of many does: that is not a rate limit."""
     chance = random.Random(1)
@@ -332,7 +322,6 @@ async def test_a_logger_that_refuses_one_in_a_hundred(retry_after_seconds: float
 
 
 @pytest.mark.parametrize("retry_after_seconds", [0.0, 1.0, 60.0])
-@virtual_time
 async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> None:
     """It gets a request now and then, and is shown as throttling; nothing is given up."""
     refusal = answer(429, retry_after_seconds=retry_after_seconds)
@@ -346,7 +335,6 @@ async def test_a_logger_that_throttles_for_ever(retry_after_seconds: float) -> N
     assert topic.given_up == []
 
 
-@virtual_time
 async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
     """As with a user's quota; they are sent again now and then, and not given up."""
     refusal = Step(answer(429, retry_after_seconds=5.0), seconds=0.02)
@@ -366,7 +354,6 @@ async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
     ("one_in", "retry_after_seconds", "limit"),
     [(100, 0.0, 1.0), (10, 0.0, 15.0), (10, 5.0, 6.0), (3, 0.0, 20.0), (3, 1.0, 10.0)],
 )
-@virtual_time
 async def test_good_orders_are_not_behind_those_that_are_throttled_for_ever(
     one_in: int, retry_after_seconds: float, limit: float
 ) -> None:
@@ -389,7 +376,6 @@ async def test_good_orders_are_not_behind_those_that_are_throttled_for_ever(
     await topic.stop()
 
 
-@virtual_time
 async def test_a_rate_that_is_set() -> None:
     """EXTERNAL_LOGGER_MAX_RATE holds, even if the target allows more."""
     topic = VirtualTopic(lambda one, at, n: OK, max_rate=20.0)
@@ -401,7 +387,6 @@ async def test_a_rate_that_is_set() -> None:
     assert times[-1] == pytest.approx(25.0, abs=0.5)
 
 
-@virtual_time
 async def test_time_outs_lower_the_concurrency() -> None:
     """A target that times out above 60 at a time gets fewer, and nothing is given up."""
     busy = 0
@@ -420,7 +405,6 @@ async def test_time_outs_lower_the_concurrency() -> None:
     assert len(topic.bench.target.attempts) <= 10_000 * 1.1
 
 
-@virtual_time
 async def test_the_concurrency_grows_again_after_time_outs() -> None:
     """Some hang for half a minute; then all slots are used again."""
     chance = random.Random(1)
@@ -438,7 +422,6 @@ async def test_the_concurrency_grows_again_after_time_outs() -> None:
     await topic.until_finished()
 
 
-@virtual_time
 async def test_time_outs_that_a_lower_concurrency_does_not_prevent() -> None:
     """One of two backends hangs: the other is used, and nothing is given up."""
     chance = random.Random(1)
@@ -451,7 +434,6 @@ async def test_time_outs_that_a_lower_concurrency_does_not_prevent() -> None:
 
 
 @pytest.mark.parametrize("records", [300, 12_000, 70_000])
-@virtual_time
 async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
     """All of one key, whose first order gets 500: others flow, and finally so does it."""
     topic = VirtualTopic(
@@ -467,7 +449,6 @@ async def test_a_hopeless_order_with_many_behind_it(records: int) -> None:
     assert set(topic.given_up) <= {"hot"}
 
 
-@virtual_time
 async def test_a_slow_key_with_many_orders() -> None:
     """It is healthy but slow: other keys do not wait, and its order is kept."""
     topic = VirtualTopic(
@@ -486,7 +467,6 @@ async def test_a_slow_key_with_many_orders() -> None:
 
 
 @pytest.mark.parametrize(("keys", "max_queued"), [(9, 1000), (30, 1000), (150, 10_000)])
-@virtual_time
 async def test_keys_with_many_orders(keys: int, max_queued: int) -> None:
     """More than there is room for: they are read again a few times, and all are delivered."""
     topic = VirtualTopic(lambda one, at, n: Step(answer(200), seconds=0.02), max_queued=max_queued)
@@ -502,7 +482,6 @@ async def test_keys_with_many_orders(keys: int, max_queued: int) -> None:
 
 @pytest.mark.parametrize("down_seconds", [0.1, 0.2])
 @pytest.mark.parametrize(("rate", "seconds"), [(30, 60), (50, 60), (150, 30)])
-@virtual_time
 async def test_a_part_of_each_second_in_which_the_target_fails(
     monkeypatch: pytest.MonkeyPatch, rate: int, seconds: int, down_seconds: float
 ) -> None:
@@ -523,7 +502,6 @@ async def test_a_part_of_each_second_in_which_the_target_fails(
     assert topic.delays("good")[rate * seconds // 2] <= 5.0
 
 
-@virtual_time
 async def test_a_users_quota_holds_up_others_for_two_of_its_waits() -> None:
     """Each of its orders is refused once, then accepted: from the third on only they wait."""
     taken_at = float("-inf")

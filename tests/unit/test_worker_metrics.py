@@ -22,7 +22,6 @@ from order_relay.monitoring.measurements import (
 )
 from order_relay.monitoring.metrics import Metrics
 from tests.support.targets import target
-from tests.support.virtual_time import virtual_time
 
 
 def test_the_process_is_at_the_workers_own_registry() -> None:
@@ -41,7 +40,7 @@ def test_the_process_is_at_the_workers_own_registry() -> None:
     assert value("python_gc_collections_total", {"generation": "2"}) is not None
 
 
-@virtual_time
+@pytest.mark.virtual_time
 async def test_an_idle_loop_is_not_late() -> None:
     """Each probe of an idle loop reports 0, four times a second."""
     told: list[float] = []

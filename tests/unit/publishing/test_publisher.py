@@ -14,8 +14,9 @@ from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
 from tests.support.publish_fakes import Clock, FakeProducer, forgive, refusal
-from tests.support.virtual_time import virtual_time
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Bench:
@@ -34,7 +35,6 @@ class Bench:
         return list(self.store.rows.values())
 
 
-@virtual_time
 async def test_acknowledged() -> None:
     """Kafka's answer is returned; the record has the event's bytes, its key and its id."""
     bench = Bench()
@@ -51,7 +51,6 @@ async def test_acknowledged() -> None:
     assert bench.producer.sent[1].key == b"k"
 
 
-@virtual_time
 async def test_saved_when_kafka_refuses(caplog: pytest.LogCaptureFixture) -> None:
     """What Kafka refuses is a row with the reason, the same headers, and a log line."""
     bench = Bench()
@@ -68,7 +67,6 @@ async def test_saved_when_kafka_refuses(caplog: pytest.LogCaptureFixture) -> Non
     assert bench.results == ["saved"]
 
 
-@virtual_time
 async def test_both_refuse() -> None:
     """The caller gets an error with both causes."""
     bench = Bench()
@@ -84,7 +82,6 @@ async def test_both_refuse() -> None:
     assert bench.results == ["failed"]
 
 
-@virtual_time
 async def test_invalid_events_do_nothing() -> None:
     """An event of another shape, or an event id that a header cannot hold, is refused at once."""
     bench = Bench()
@@ -98,7 +95,6 @@ async def test_invalid_events_do_nothing() -> None:
     assert set(bench.results) == {"invalid"}
 
 
-@virtual_time
 async def test_too_large_is_the_callers_fault() -> None:
     """An event over Kafka's limit is an error: replay could never publish it either."""
     bench = Bench()
@@ -109,7 +105,6 @@ async def test_too_large_is_the_callers_fault() -> None:
     forgive()
 
 
-@virtual_time
 async def test_an_unexpected_error_is_saved_too() -> None:
     """Whatever error Kafka's client raises, the event is not lost."""
     bench = Bench()
@@ -117,7 +112,6 @@ async def test_an_unexpected_error_is_saved_too() -> None:
     assert isinstance(await bench.publisher.publish(order_value(1)), Saved)
 
 
-@virtual_time
 async def test_a_cancelled_publish_goes_on() -> None:
     """Cancelling the caller does not cancel the event; close waits for it."""
     bench = Bench()
@@ -131,7 +125,6 @@ async def test_a_cancelled_publish_goes_on() -> None:
     assert bench.rows == []
 
 
-@virtual_time
 async def test_close_saves_what_kafka_has_not_answered() -> None:
     """After the grace, events that wait for Kafka are saved and their callers told."""
     bench = Bench()
@@ -148,7 +141,6 @@ async def test_close_saves_what_kafka_has_not_answered() -> None:
     assert len(bench.producer.sent) == 3
 
 
-@virtual_time
 async def test_close_ends_though_events_keep_coming(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each save takes longer than the time until the next event."""
     bench = Bench()
@@ -175,7 +167,6 @@ async def test_close_ends_though_events_keep_coming(monkeypatch: pytest.MonkeyPa
     assert len(bench.rows) == 60
 
 
-@virtual_time
 async def test_an_event_of_an_outage_that_the_database_refuses() -> None:
     """The error has both reasons: the outage of Kafka, and the database's error."""
     bench = Bench()
@@ -190,7 +181,6 @@ async def test_an_event_of_an_outage_that_the_database_refuses() -> None:
     forgive()
 
 
-@virtual_time
 async def test_close_reports_lost_events(caplog: pytest.LogCaptureFixture) -> None:
     """If its caller has left, an event that was not saved is logged as an error."""
     bench = Bench()
@@ -227,7 +217,6 @@ def kept_publisher(producer: FakeProducer) -> Publisher:
     return Publisher(producer, MemoryFallbackStore(clock=Clock()), "order-paid-events")
 
 
-@virtual_time
 async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_ends_it() -> None:
     """One lost answer does not begin an outage; the first answer ends it."""
     brokers = FakeProducer()
@@ -247,7 +236,6 @@ async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_end
     asking.cancel()
 
 
-@virtual_time
 async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
     """The outage of before the start ends at once, and events go to Kafka."""
     brokers = FakeProducer(reachable=False)
@@ -263,7 +251,6 @@ async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
     asking.cancel()
 
 
-@virtual_time
 async def test_events_of_an_outage_are_saved_without_waiting_for_kafka() -> None:
     """No publish waits for the delivery time-out, neither before nor in the outage."""
     producer = FakeProducer(reachable=False)

@@ -15,7 +15,8 @@ from order_relay.fallback.store import FallbackRow, Status
 from order_relay.fallback.sweep import Sweep
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import Clock, FakeProducer, Sent, acked, forgive, message, refusal
-from tests.support.virtual_time import virtual_time
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Bench:
@@ -47,7 +48,6 @@ def payloads(sent: list[Sent]) -> list[bytes | None]:
     return [record.value for record in sent]
 
 
-@virtual_time
 async def test_all_due_rows_in_one_sweep(caplog: pytest.LogCaptureFixture) -> None:
     """A sweep publishes batches side by side, and logs every row."""
     bench = Bench()
@@ -64,7 +64,6 @@ async def test_all_due_rows_in_one_sweep(caplog: pytest.LogCaptureFixture) -> No
     assert bench.row(1).lease_token is None
 
 
-@virtual_time
 async def test_rows_in_flight_are_bounded() -> None:
     """A sweep claims no more rows than may be in flight, and goes on when some are settled."""
     bench = Bench()
@@ -75,7 +74,6 @@ async def test_rows_in_flight_are_bounded() -> None:
     assert bench.producer.most_at_once == 60
 
 
-@virtual_time
 async def test_rows_of_a_key_one_after_another() -> None:
     """Rows of one key are sent in order, each after the acknowledgement of the one before."""
     bench = Bench()
@@ -90,7 +88,6 @@ async def test_rows_of_a_key_one_after_another() -> None:
     assert set(bench.statuses()) == {"PUBLISHED"}
 
 
-@virtual_time
 async def test_a_refused_row_holds_back_its_key() -> None:
     """Later rows of a refused row's key wait, without using a retry; other keys go on."""
     bench = Bench()
@@ -109,7 +106,6 @@ async def test_a_refused_row_holds_back_its_key() -> None:
     assert payloads(bench.producer.acknowledged) == [b"2", b"0", b"1", b"3"]
 
 
-@virtual_time
 async def test_failed_after_max_retry(caplog: pytest.LogCaptureFixture) -> None:
     """Refused three times, after one and two minutes, a row is FAILED and frees its key."""
     bench = Bench()
@@ -127,7 +123,6 @@ async def test_failed_after_max_retry(caplog: pytest.LogCaptureFixture) -> None:
     assert "waits for a person id=1" in caplog.text
 
 
-@virtual_time
 async def test_no_broker_no_sweep() -> None:
     """While no broker answers nothing is claimed, sent or counted."""
     bench = Bench()
@@ -140,7 +135,6 @@ async def test_no_broker_no_sweep() -> None:
     assert bench.row(1).lease_token is None
 
 
-@virtual_time
 async def test_brokers_vanish_in_the_middle() -> None:
     """Rows in flight when the brokers vanish use no retry, and are due again at once."""
     bench = Bench()
@@ -168,7 +162,6 @@ async def test_brokers_vanish_in_the_middle() -> None:
         ("_UNKNOWN_TOPIC", Sweep(failed=1), 1, ""),
     ],
 )
-@virtual_time
 async def test_what_a_refusal_costs(code: str, sweep: Sweep, retries: int, skipped: str) -> None:
     """A retry if another may help, FAILED if none can, nothing if it is a local error."""
     bench = Bench()
@@ -180,7 +173,6 @@ async def test_what_a_refusal_costs(code: str, sweep: Sweep, retries: int, skipp
     assert bench.row(1).retry_count == retries
 
 
-@virtual_time
 async def test_a_long_batch_keeps_its_lease() -> None:
     """A batch that outlasts its lease renews it: no other worker publishes its rows."""
     bench = Bench()
@@ -195,7 +187,6 @@ async def test_a_long_batch_keeps_its_lease() -> None:
     assert len(bench.producer.sent) == 4
 
 
-@virtual_time
 async def test_a_lost_lease_stops_its_rows() -> None:
     """A worker that cannot renew sends no more rows of the batch, and settles none."""
     bench = Bench()
@@ -213,7 +204,6 @@ async def test_a_lost_lease_stops_its_rows() -> None:
     assert await bench.store.settle(claim.token, [acked(1), acked(2)]) == {1, 2}
 
 
-@virtual_time
 async def test_a_database_that_stays_away(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is sent or awaited once the lease may have expired."""
     bench = Bench()
@@ -227,7 +217,6 @@ async def test_a_database_that_stays_away(caplog: pytest.LogCaptureFixture) -> N
     assert "were not written: " in caplog.text
 
 
-@virtual_time
 async def test_outcomes_wait_for_the_database() -> None:
     """A database that is away for seconds causes no second publish."""
     bench = Bench()
@@ -243,7 +232,6 @@ async def test_outcomes_wait_for_the_database() -> None:
     assert bench.statuses() == ["PUBLISHED"]
 
 
-@virtual_time
 async def test_stop_releases_what_was_not_sent() -> None:
     """After the grace unsent rows are released; those in flight keep their lease."""
     bench = Bench()
@@ -259,7 +247,6 @@ async def test_stop_releases_what_was_not_sent() -> None:
     assert payloads(bench.producer.sent) == [b"0"]
 
 
-@virtual_time
 async def test_stop_does_not_wait_for_a_database_that_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -284,7 +271,6 @@ async def test_stop_does_not_wait_for_a_database_that_hangs(
     await running
 
 
-@virtual_time
 async def test_it_runs_until_stopped(caplog: pytest.LogCaptureFixture) -> None:
     """A sweep at the start and each minute, figures each hour, a purge of old rows."""
     bench = Bench()
@@ -307,7 +293,6 @@ async def test_it_runs_until_stopped(caplog: pytest.LogCaptureFixture) -> None:
         await running
 
 
-@virtual_time
 async def test_outages_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """An outage of Kafka or the database neither ends the worker nor fills the log."""
     bench = Bench()
