@@ -30,8 +30,8 @@ START_SECONDS = 1_766_140_200.0
 class StandingClock:
     """A clock that stands until it is moved."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

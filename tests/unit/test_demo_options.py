@@ -10,33 +10,25 @@ from demo.__main__ import main, read_options
 from demo.command_line import Options, run_command
 
 
-def parse_options(arguments: list[str]) -> Options:
+def parse_options(*arguments: str) -> Options:
     """Read a command line."""
-    return read_options(main.make_context("demo", arguments).params)
-
-
-def test_without_anything_it_goes_on_until_stopped() -> None:
-    """The defaults: no end, 20 payments a second, the documented ports."""
-    options = parse_options([])
-    assert options.orders is None
-    assert options.rate == 20
-    assert (options.logger_port, options.web_port) == (3000, 6066)
+    return read_options(main.make_context("demo", [*arguments]).params)
 
 
 def test_a_counted_run_pays_faster() -> None:
-    """A number of orders sets the rate to 100 a second."""
-    options = parse_options(["--orders", "500"])
-    assert (options.orders, options.rate) == (500, 100)
-    assert parse_options(["--orders", "500", "--rate", "7.5"]).rate == 7.5
-    assert parse_options(["--seed", "0"]).seed == 0
+    """100 payments a second, and 20 in a run without end, unless --rate says otherwise."""
+    assert (parse_options().orders, parse_options().rate) == (None, 20)
+    options = parse_options("--orders", "500", "--seed", "0")
+    assert (options.orders, options.rate, options.seed) == (500, 100, 0)
+    assert parse_options("--orders", "500", "--rate", "7.5").rate == 7.5
 
 
 def test_ports_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """LOGGER_PORT and WEB_PORT; an empty variable counts as unset."""
+    assert (parse_options().logger_port, parse_options().web_port) == (3000, 6066)
     monkeypatch.setenv("LOGGER_PORT", "3001")
     monkeypatch.setenv("WEB_PORT", "")
-    options = parse_options([])
-    assert (options.logger_port, options.web_port) == (3001, 6066)
+    assert (parse_options().logger_port, parse_options().web_port) == (3001, 6066)
 
 
 @pytest.mark.parametrize("text", ["", ",", "coupons", "coupons, order_logging,coupons,"])
@@ -45,8 +37,7 @@ def test_further_consumers_come_from_the_environment(
 ) -> None:
     """CONSUMERS names those that run beside order_logging."""
     monkeypatch.setenv("CONSUMERS", text)
-    options = parse_options([])
-    assert options.consumers == ("order_logging", *["coupons"] * ("coupons" in text))
+    assert parse_options().consumers == ("order_logging", *["coupons"] * ("coupons" in text))
 
 
 @pytest.mark.parametrize(

@@ -48,21 +48,13 @@ def busy_logger() -> SampleLogger:
     script = SampleLogger(1, 0, clock=lambda: NOW)
     script.answer("an order that begins an outage")
     script.requests, script.slow, script.outages = 71_900, 2700, 12
-    script.answers = Counter(
-        {
-            Kind.ACCEPTED: 60_200,
-            Kind.REFUSED: 700,
-            Kind.UNAVAILABLE: 6700,
-            Kind.BUSY: 500,
-            Kind.RESET: 3_200,
-            Kind.HANGING: 600,
-        }
-    )
+    answers = {Kind.ACCEPTED: 60_200, Kind.REFUSED: 700, Kind.UNAVAILABLE: 6700, Kind.RESET: 4_300}
+    script.answers = Counter(answers)
     return script
 
 
-def busy(*consumers: str) -> Collector:
-    """A run with large figures everywhere."""
+def busy() -> Collector:
+    """A run of several consumers, with large figures everywhere."""
     at = 0.0
     now = Collector(Options(orders=500_000), busy_logger(), clock=lambda: at)
     for seconds, count in ((0.034, 50), (1.2, 45), (125.0, 5)):
@@ -75,18 +67,12 @@ def busy(*consumers: str) -> Collector:
     now.phase = Phase.RUNNING
     now.ledger = with_saved(ledger_of(1378, 40, 14), 2_004, 122)
     now.answer = "does not answer"
+    lags = ((1, 4000), (0, 5000), (2, 6000), (3, 5000), (4, None))
     figures = {
-        "in_flight": 256,
-        "held": 1256,
-        "retries": 12_345,
-        "oldest_unfinished_seconds": 61.5,
-        "breaker": {"state": "half_open"},
-        "partitions": [
-            {"topic": "order-paid-events", "partition": partition, "lag": lag}
-            for partition, lag in ((1, 4000), (0, 5000), (2, 6000), (3, 5000), (4, None))
-        ],
+        "in_flight": 256, "held": 1256, "retries": 12_345, "breaker": {"state": "half_open"},
+        "partitions": [{"partition": partition, "lag": lag} for partition, lag in lags],
         "fallback": {"replayed": {"published": 23_456}},
-    }
+    }  # fmt: skip
     now.stats = {"order_logging": figures}
     now.kafka_is_down, now.kafka_outages = True, 12
     now.places = {
@@ -97,36 +83,29 @@ def busy(*consumers: str) -> Collector:
     in_kafka = now.ledger.balance().paid - now.ledger.balance().saved
     now.consumers = [
         ConsumerLedger(name, now.ledger, handled=in_kafka - 341, dead_lettered=7)
-        for name in consumers
+        for name in ("notifications", "a_name_that_is_rather_long")
     ]
     return now
 
 
-def quiet() -> Collector:
-    """A run that has just begun."""
-    now = Collector(Options(), SampleLogger(1), clock=lambda: NOW)
-    now.places = busy().places
-    return now
-
-
 BUSY = busy()
-QUIET = quiet()
-SEVERAL = busy("notifications", "a_name_that_is_rather_long")
+QUIET = Collector(Options(), SampleLogger(1), clock=lambda: NOW)
+QUIET.places = BUSY.places
 
 
-def drawn(now: Collector, width: int) -> list[str]:
+def drawn(now: Collector, width: int) -> str:
     """The lines of one frame."""
     console = Console(file=io.StringIO(), width=width, height=24, force_terminal=False)
     with console.capture() as capture:
         console.print(render(now))
-    return capture.get().splitlines()
+    return capture.get()
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("now", [BUSY, QUIET, SEVERAL], ids=["busy", "quiet", "several"])
+@pytest.mark.parametrize("now", [BUSY, QUIET], ids=["busy", "quiet"])
 def test_the_panel_fits_the_terminal(now: Collector, width: int) -> None:
     """No frame is higher than 24 lines or wider than the terminal."""
-    lines = drawn(now, width)
+    lines = drawn(now, width).splitlines()
     assert len(lines) <= 24
     assert max(len(line) for line in lines) == width
     assert not any("…" in line for line in lines)
@@ -134,32 +113,16 @@ def test_the_panel_fits_the_terminal(now: Collector, width: int) -> None:
 
 def test_the_panel_cuts_no_figure_short() -> None:
     """At 80 columns all large figures of a busy run are readable."""
-    text = "\n".join(drawn(BUSY, 80))
+    text = drawn(BUSY, 80)
     for figure in (
-        "12:34:56",
-        "0.1 paid/s into SQLite",
-        "lag 20,000",
-        "5,000 4,000 6,000 5,000",
-        "does not answer",
-        "breaker half-open",
-        "DOWN",
-        "full outages 12",
-        "Kafka: 12 outages",
-        "3,558",
-        "delivery time:",
-        "1,500",
-        "2,004",
-        "reached Kafka later: 122",
-        "rejected 20, retries_exhausted 20",
-        "p50 34 ms   p95 1.2 s   p99 2 min 05 s",
-        "256 in flight",
-        "12,345 retried",
-        "23,456 replayed",
-        "71,900 requests",
-        "11,000 failed",
-        "3,544 of 500,000 accounted for",
-        "/tmp/order-relay-abcdefgh/worker.log",  # noqa: S108 - a name, not a file
-    ):
+        "12:34:56", "0.1 paid/s into SQLite", "lag 20,000", "5,000 4,000 6,000 5,000",
+        "does not answer", "breaker half-open", "DOWN", "full outages 12", "Kafka: 12 outages",
+        "3,558", "delivery time:", "1,500", "2,004", "reached Kafka later: 122",
+        "rejected 20, retries_exhausted 20", "p50 34 ms   p95 1.2 s   p99 2 min 05 s",
+        "256 in flight", "12,345 retried", "23,456 replayed", "71,900 requests", "11,000 failed",
+        "3,544 of 500,000 accounted for", BUSY.places["Worker's log"],
+        "  notifications 1,213, dead-lettered 7 of 1,554",
+    ):  # fmt: skip
         assert figure in text
 
 
@@ -168,17 +131,11 @@ def test_the_plain_line_says_the_same() -> None:
     line = plain_line(BUSY)
     assert "\n" not in line
     for figure in ("paid 3,558/500,000", "delivered 1,500", "dead-lettered 40", "rejected 20",
-                   "saved 2,004", "Kafka is down", "worker does not answer",
-                   "logger is down"):  # fmt: skip
+                   "saved 2,004", "Kafka is down", "worker does not answer", "logger is down",
+                   "  notifications 1,213, dead-lettered 7 of 1,554"
+                   "  a_name_that_is_rather_long 1,213"):  # fmt: skip
         assert figure in line
     assert plain_line(QUIET) == "0:00:00  worker starting"
-
-
-def test_each_further_consumer_has_a_line_and_a_field() -> None:
-    """Name and figures of each are in the panel and in the line."""
-    figures = "notifications 1,213, dead-lettered 7 of 1,554"
-    assert f"  {figures}" in "\n".join(drawn(SEVERAL, 80))
-    assert f"  {figures}  a_name_that_is_rather_long 1,213" in plain_line(SEVERAL)
 
 
 def closing(ledger: Ledger, goal: int | None = None) -> Collector:
