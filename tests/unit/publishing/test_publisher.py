@@ -13,7 +13,7 @@ from order_relay.fallback.store import NewMessage
 from order_relay.publishing.publisher import Published, Publisher, Saved
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.orders import order_value
-from tests.support.publish_fakes import Clock, FakeProducer, forgive, refusal
+from tests.support.publish_fakes import FakeProducer, forgive, refusal
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.virtual_time
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.virtual_time
 class Bench:
     """A publisher with a fake producer and a store in memory."""
 
-    def __init__(self) -> None:
-        self.producer = FakeProducer()
+    def __init__(self, *, reachable: bool = True) -> None:
+        self.producer = FakeProducer(reachable=reachable)
         self.store = MemoryFallbackStore()
         self.results: list[str] = []
         self.publisher = Publisher(
@@ -33,6 +33,10 @@ class Bench:
     @property
     def rows(self) -> list[Any]:
         return list(self.store.rows.values())
+
+    def publish(self, order_id: int = 1, **options: Any) -> asyncio.Task[Published | Saved]:
+        """Publish in a task; it may end in an error."""
+        return asyncio.create_task(self.publisher.publish(order_value(order_id), **options))
 
 
 async def test_acknowledged() -> None:
@@ -129,7 +133,7 @@ async def test_close_saves_what_kafka_has_not_answered() -> None:
     """After the grace, events that wait for Kafka are saved and their callers told."""
     bench = Bench()
     bench.producer.answers.clear()
-    waiting = [asyncio.create_task(bench.publisher.publish(order_value(n))) for n in range(1, 4)]
+    waiting = [bench.publish(n) for n in range(1, 4)]
     await asyncio.sleep(1)
     await bench.publisher.close(grace_seconds=5)
     outcomes = await asyncio.gather(*waiting)
@@ -172,7 +176,7 @@ async def test_an_event_of_an_outage_that_the_database_refuses() -> None:
     bench = Bench()
     bench.producer.answers.clear()
     bench.store.error = DatabaseUnavailable("disk full")
-    waiting = asyncio.create_task(bench.publisher.publish(order_value(1), event_id="e-1"))
+    waiting = bench.publish()
     await asyncio.sleep(1)
     bench.publisher.outage = "no broker answers"
     bench.publisher.save_waiting()
@@ -187,7 +191,7 @@ async def test_close_reports_lost_events(caplog: pytest.LogCaptureFixture) -> No
     bench.producer.latency_seconds = 2
     bench.producer.refuse = lambda _: refusal()
     bench.store.error = DatabaseUnavailable("disk full")
-    task = asyncio.create_task(bench.publisher.publish(order_value(1), event_id="e-1"))
+    task = bench.publish(event_id="e-1")
     await asyncio.sleep(1)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -204,7 +208,7 @@ def test_the_end_of_the_loop_saves() -> None:
 
     async def main() -> None:
         bench.producer.answers.clear()
-        task = asyncio.create_task(bench.publisher.publish(order_value(1)))
+        task = bench.publish()
         await eventually(lambda: bench.producer.sent)
         assert not task.done()
 
@@ -212,56 +216,45 @@ def test_the_end_of_the_loop_saves() -> None:
     assert len(bench.rows) == 1
 
 
-def kept_publisher(producer: FakeProducer) -> Publisher:
-    """A publisher over a store in memory."""
-    return Publisher(producer, MemoryFallbackStore(clock=Clock()), "order-paid-events")
-
-
 async def test_two_questions_without_an_answer_make_an_outage_and_one_answer_ends_it() -> None:
     """One lost answer does not begin an outage; the first answer ends it."""
-    brokers = FakeProducer()
-    publisher = kept_publisher(brokers)
-    asking = asyncio.create_task(publisher.watch())
+    bench = Bench()
+    asking = asyncio.create_task(bench.publisher.watch())
     await asyncio.sleep(1)
-    brokers.reachable = False
+    bench.producer.reachable = False
     await asyncio.sleep(2)
-    assert (brokers.pings, publisher.outage) == (2, "")
-
+    assert (bench.producer.pings, bench.publisher.outage) == (2, "")
     await asyncio.sleep(2)
-    assert "no answer" in publisher.outage
-
-    brokers.reachable = True
+    assert "no answer" in bench.publisher.outage
+    bench.producer.reachable = True
     await asyncio.sleep(2)
-    assert publisher.outage == ""
+    assert bench.publisher.outage == ""
     asking.cancel()
 
 
 async def test_a_producer_that_has_just_started_is_asked_at_once() -> None:
     """The outage of before the start ends at once, and events go to Kafka."""
-    brokers = FakeProducer(reachable=False)
-    publisher = kept_publisher(brokers)
-    asking = asyncio.create_task(publisher.watch())
+    bench = Bench(reachable=False)
+    asking = asyncio.create_task(bench.publisher.watch())
     await asyncio.sleep(3)
-    assert publisher.outage
-
-    brokers.reachable = True
-    publisher.ping_now()
+    assert bench.publisher.outage
+    bench.producer.reachable = True
+    bench.publisher.ping_now()
     await asyncio.sleep(0.1)
-    assert publisher.outage == ""
+    assert bench.publisher.outage == ""
     asking.cancel()
 
 
 async def test_events_of_an_outage_are_saved_without_waiting_for_kafka() -> None:
     """No publish waits for the delivery time-out, neither before nor in the outage."""
-    producer = FakeProducer(reachable=False)
-    producer.answers.clear()
-    publisher = kept_publisher(producer)
-    asking = asyncio.create_task(publisher.watch())
+    bench = Bench(reachable=False)
+    bench.producer.answers.clear()
+    asking = asyncio.create_task(bench.publisher.watch())
     for event_id in ("waits-when-it-begins", "comes-later"):
-        outcome = await publisher.publish(order_value(1), event_id=event_id)
+        outcome = await bench.publish(event_id=event_id)
         assert isinstance(outcome, Saved)
         assert outcome.event_id == event_id
         assert "no answer" in outcome.reason
-        assert len(producer.sent) == 1
+        assert len(bench.producer.sent) == 1
         assert asyncio.get_running_loop().time() < 10
     asking.cancel()
