@@ -58,6 +58,12 @@ class VirtualTopic:
             self.published_at.append(asyncio.get_running_loop().time())
         self._changed.set()
 
+    async def publish_every(self, seconds: float, *keys: str) -> None:
+        """Publish a record of each key in turn, and wait so long after each."""
+        for key in keys:
+            self.publish(key)
+            await asyncio.sleep(seconds)
+
     def delays(self, key: str) -> list[float]:
         """Seconds from published to finished of records whose key begins so, in ascending order.
 
