@@ -29,21 +29,16 @@ class Watched:
             consumer_retry_max_interval_ms=int(longest_backoff_seconds * 1000),
         )
 
-    @property
-    def breaker_closed(self) -> bool:
-        return bool(self.deliveries.breaker.closed)
+    def work(self, kind: str, records: int = 3) -> None:
+        """So many records wait: held by the relay, or unfinished in Kafka."""
+        self.deliveries.queued = records * (kind == "held")
+        self.health.unfinished = records * (kind == "unfinished")
 
-    @breaker_closed.setter
-    def breaker_closed(self, closed: bool) -> None:
-        self.deliveries.breaker.closed = closed
-
-    @property
-    def paused(self) -> bool:
-        return self.deliveries.paused
-
-    @paused.setter
-    def paused(self, paused: bool) -> None:
-        self.deliveries.paused = paused
+    def excuse(self, reason: str, *, given: bool) -> None:
+        """A reason for a standstill begins or ends."""
+        self.deliveries.breaker.closed = not (given and reason == "breaker")
+        self.deliveries.paused = given and reason == "paused"
+        self.excused = given and reason == "excused"
 
     def pass_time(self, seconds: float, *, kafka_answers: bool = True) -> None:
         self.now += seconds
@@ -54,49 +49,37 @@ class Watched:
     def live(self) -> bool:
         return self.health.live().ok
 
-    @property
-    def ready(self) -> bool:
-        return self.health.ready().ok
+    def lives_for(self, seconds: float, **options: bool) -> bool:
+        """Whether it is alive for so long, and a second later it is not."""
+        self.pass_time(seconds, **options)
+        still = self.live
+        self.pass_time(1, **options)
+        return still and not self.live
+
+
+WORK = pytest.mark.parametrize("work", ["held", "unfinished"])
 
 
 def test_an_idle_worker_lives_for_ever() -> None:
     """Without work there is nothing wrong."""
     watched = Watched()
     watched.pass_time(1_000_000)
-
     assert watched.live
 
 
-@pytest.mark.parametrize("work", ["held", "unfinished"])
+@WORK
 def test_it_fails_when_deliveries_stand_still(work: str) -> None:
     """It fails once work has waited for longer than a working relay can be silent."""
     watched = Watched()
-    if work == "held":
-        watched.deliveries.queued = 3
-    else:
-        watched.health.unfinished = 3
-
-    watched.pass_time(STALL)
-    assert watched.live
-    watched.pass_time(1)
-    report = watched.health.live()
-
-    assert not report.ok
-    assert report.reasons == {
+    watched.work(work)
+    assert watched.lives_for(STALL)
+    assert watched.health.live().reasons == {
         "work_waiting": 3, "idle_seconds": STALL + 1, "stalled_after_seconds": STALL,
         "breaker_closed": True,
     }  # fmt: skip
-
-
-def test_any_sign_of_life_counts() -> None:
-    """Any attempt that ended restarts the time."""
-    watched = Watched()
-    watched.deliveries.queued = 1
-    watched.pass_time(STALL + 1)
+    # Any attempt that ended restarts the time.
     watched.deliveries.last_activity = watched.now
-    watched.pass_time(STALL)
-
-    assert watched.live
+    assert watched.lives_for(STALL)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +88,8 @@ def test_any_sign_of_life_counts() -> None:
 def test_a_long_backoff_is_not_a_standstill(backoff_seconds: float, stall_seconds: float) -> None:
     """A record may wait as long as the settings, or Retry-After, allow."""
     watched = Watched(longest_backoff_seconds=backoff_seconds)
-    watched.deliveries.queued = 1
-    watched.pass_time(stall_seconds)
-
-    assert watched.live
-    watched.pass_time(1)
-    assert not watched.live
+    watched.work("held")
+    assert watched.lives_for(stall_seconds)
 
 
 async def test_a_worker_knows_its_settings() -> None:
@@ -130,50 +109,32 @@ async def test_a_worker_knows_its_settings() -> None:
         assert made.health.intake_stall_seconds == 600 + 2 * 310
 
 
-@pytest.mark.parametrize(
-    ("reason", "value"), [("breaker_closed", False), ("paused", True), ("excused", True)]
-)
-@pytest.mark.parametrize("work", ["held", "unfinished"])
-def test_what_a_restart_would_not_speed_up_is_not_a_standstill(
-    reason: str, value: bool, work: str
-) -> None:
+@pytest.mark.parametrize("reason", ["breaker", "paused", "excused"])
+@WORK
+def test_what_a_restart_would_not_speed_up_is_not_a_standstill(reason: str, work: str) -> None:
     """The target is down or paused, or Kafka, the table or a function is awaited."""
     watched = Watched()
-    watched.deliveries.queued = 3 * (work == "held")
-    watched.health.unfinished = 3 * (work == "unfinished")
-    setattr(watched, reason, value)
+    watched.work(work)
+    watched.excuse(reason, given=True)
     watched.pass_time(1_000_000)
     assert watched.live
-    setattr(watched, reason, not value)
-    watched.pass_time(STALL)
-    assert watched.live
-    watched.pass_time(1)
-    assert not watched.live
+    watched.excuse(reason, given=False)
+    assert watched.lives_for(STALL)
 
 
-@pytest.mark.parametrize("work", ["held", "unfinished"])
-def test_the_first_order_after_a_quiet_time_has_as_long_as_any_other(work: str) -> None:
-    """The last attempt ended hours ago; the next has just begun, and the target is slow."""
+@pytest.mark.parametrize(
+    ("work", "kafka_answers"), [("held", True), ("unfinished", True), ("unfinished", False)]
+)
+def test_the_first_order_after_a_quiet_time_has_as_long_as_any_other(
+    work: str, kafka_answers: bool
+) -> None:
+    """The last attempt ended hours ago, or Kafka was away: what waited there must be read first."""
     watched = Watched()
-    watched.pass_time(1_000_000)
+    watched.work(work, records=0 if kafka_answers else 3)
+    watched.pass_time(1_000_000, kafka_answers=kafka_answers)
     assert watched.live
     watched.pass_time(2)
-    watched.deliveries.queued = work == "held"
-    watched.health.unfinished = work == "unfinished"
-    assert watched.live
-    watched.pass_time(STALL - 2)
-    assert watched.live
-    watched.pass_time(3)
-    assert not watched.live
-
-
-def test_the_first_order_after_an_outage_of_kafka_has_as_long_as_any_other() -> None:
-    """What waited in Kafka must be read first."""
-    watched = Watched()
-    watched.health.unfinished = 3
-    watched.pass_time(1_000_000, kafka_answers=False)
-    assert watched.live
-    watched.pass_time(2)
+    watched.work(work)
     assert watched.live
     watched.pass_time(STALL - 2)
     assert watched.live
@@ -215,10 +176,7 @@ def test_unfinished_records_count_only_while_kafka_answers() -> None:
     watched.pass_time(STALL + 1, kafka_answers=False)
     assert watched.live
     watched.deliveries.queued = 1
-    watched.pass_time(STALL, kafka_answers=False)
-    assert watched.live
-    watched.pass_time(1, kafka_answers=False)
-    assert not watched.live
+    assert watched.lives_for(STALL, kafka_answers=False)
 
 
 FLOW = "flow is suspended"
@@ -261,7 +219,7 @@ def test_a_worker_whose_consumer_gets_no_answer_is_not_ready() -> None:
     for seconds, ready in ((0, True), (29, True), (2, False)):
         watched.pass_time(seconds)
         watched.health.note_intake(None, consumer_answered=False)
-        assert watched.ready == ready
+        assert watched.health.ready().ok == ready
     assert watched.health.ready().reasons == {
         "assigned_partitions": 3,
         "producer_connected": True,
@@ -270,7 +228,7 @@ def test_a_worker_whose_consumer_gets_no_answer_is_not_ready() -> None:
     assert not watched.health.kafka_answers()
     watched.health.note_intake(None)
 
-    assert watched.ready
+    assert watched.health.ready().ok
 
 
 @pytest.mark.parametrize("partitions", [0, 1, 3])
@@ -293,4 +251,4 @@ def test_nothing_is_ready_before_kafka_answers() -> None:
     watched = Watched()
 
     assert watched.live
-    assert not watched.ready
+    assert not watched.health.ready().ok
