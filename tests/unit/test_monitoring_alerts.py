@@ -19,27 +19,6 @@ from tests.unit.test_docs import strings_of_the_code
 RUNBOOK = Path(__file__).parents[2] / "docs" / "how-to" / "runbook.md"
 RULES = rules()
 FLAGS = re.MULTILINE | re.DOTALL
-# The least that needs an alert.
-WANTED = {
-    "lag": "OrderRelayLagGrowing",
-    "deleted": "OrderRelayRecordsDeleted",
-    "near deletion": "OrderRelayNearDeletion",
-    "open transaction": "OrderRelayTransactionOpen",
-    "oldest": "OrderRelayOldestUnfinishedTooOld",
-    "breaker": "OrderRelayBreakerOpen",
-    "refuses us": "OrderRelayTargetRefusesUs",
-    "throttles": "OrderRelayTargetThrottles",
-    "fails for many": "OrderRelayTargetFailsForMany",
-    "this host": "OrderRelayHostCannotSend",
-    "dead letters": "OrderRelayDeadLetters",
-    "objective": "OrderRelayErrorBudgetBurnsFast",
-    "failed": "OrderRelayFailedRows",
-    "pending": "OrderRelayPendingRowTooOld",
-    "scraped": "OrderRelayWorkerNotScraped",
-    "absent": "OrderRelayNoWorker",
-    "partitions": "OrderRelayPartitionsUnassigned",
-}
-
 # These are about a machine or its network, whatever consumers run there.
 OF_A_HOST = {"OrderRelayHostCannotSend", "OrderRelayKafkaUnreachable"}
 
@@ -63,11 +42,6 @@ def unit_tests() -> Iterator[tuple[str, bool]]:
             assert test["name"], file
             for case in test["alert_rule_test"]:
                 yield case["alertname"], bool(case["exp_alerts"])
-
-
-def test_every_risk_has_its_alert() -> None:
-    """Everything that puts an order at risk has its alert."""
-    assert set(WANTED.values()) <= RULES.keys()
 
 
 @pytest.mark.parametrize("name", RULES)
