@@ -203,21 +203,6 @@ async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
     assert bench.dead_letters.letters == []
 
 
-async def test_late_failures_do_not_lengthen_the_outage() -> None:
-    """Failures of attempts from before the breaker opened do not count."""
-    bench = Bench(breaker_threshold=1)
-    bench.target.default = Step(DOWN)
-    slow = [record(offset, str(offset)) for offset in range(1, 5)]
-    for one in slow:
-        bench.target.plan(one, Step(NO_ANSWER, seconds=float(one.offset)))
-    await bench.submit(*slow, record(0, "quick"))
-
-    await asyncio.sleep(100)
-
-    probes = bench.target.times()[5:]
-    assert probes == PROBES[:20]
-
-
 async def test_another_record_probes_while_one_is_told_to_wait() -> None:
     """A Retry-After delays its record, not the probes."""
     bench = Bench(breaker_threshold=2)

@@ -34,7 +34,10 @@ class Guarded:
 
 
 async def test_the_least_hopeless_record_probes_first() -> None:
-    """Records never sent: the last, the first, and so on; then by failures."""
+    """Records never sent, each a second after the last probe: the last, the first, and so on.
+
+    Then the others by their failures, at the interval.
+    """
     guarded = Guarded()
     guarded.open_breaker()
 
@@ -44,19 +47,6 @@ async def test_the_least_hopeless_record_probes_first() -> None:
     assert guarded.order == [
         ("new", 1.0), ("old", 2.0), ("mid", 3.0), ("1", 8.0), ("2a", 13.0), ("7", 18.0)
     ]  # fmt: skip
-
-
-async def test_a_record_that_was_never_sent_need_not_wait_for_the_interval() -> None:
-    """It is sent a second after the last probe."""
-    guarded = Guarded()
-    guarded.open_breaker()
-    await guarded.fail("probe", 1, 3)
-    later = guarded.gate.join(2, 4)
-
-    await guarded.gate.join(3, 0)
-
-    assert asyncio.get_running_loop().time() == 2.0
-    assert not later.done()
 
 
 async def test_a_probe_that_is_cancelled_before_it_is_sent() -> None:
