@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,58 +25,48 @@ def pay(ledger: Ledger, *event_ids: str) -> None:
         ledger.paid(event_id)
 
 
-@dataclass
-class Model:
-    """The same ledger as plain sets."""
-
-    paid: set[str] = field(default_factory=set)
-    broken: set[str] = field(default_factory=set)
-    delivered: Counter[str] = field(default_factory=Counter)
-    dead_letters: Counter[str] = field(default_factory=Counter)
-    saved: set[str] = field(default_factory=set)
-    was_saved: set[str] = field(default_factory=set)
-
-
 @given(FACTS)
 def test_counts_as_sets_of_ids_do(facts: list[tuple[str, str]]) -> None:
     """Facts in any order and any number give the figures that comparing sets gives."""
-    ledger, model = Ledger(), Model()
+    ledger = Ledger()
+    paid, broken, still_saved, was_saved = set[str](), set[str](), set[str](), set[str]()
+    deliveries, letters = Counter[str](), Counter[str]()
     for fact, event_id in facts:
         match fact:
             case "paid" | "broken":
                 ledger.paid(event_id, broken=fact == "broken")
-                model.paid.add(event_id)
+                paid.add(event_id)
                 if fact == "broken":
-                    model.broken.add(event_id)
+                    broken.add(event_id)
             case "delivered":
                 ledger.delivered(event_id)
-                model.delivered[event_id] += 1
+                deliveries[event_id] += 1
             case "dead_lettered":
                 ledger.dead_lettered(event_id, "rejected")
-                model.dead_letters[event_id] += 1
+                letters[event_id] += 1
             case "saved":
-                model.saved.add(event_id)
-                model.was_saved.add(event_id)
-                ledger.saved_for_replay(model.saved)
+                still_saved.add(event_id)
+                was_saved.add(event_id)
+                ledger.saved_for_replay(still_saved)
             case "replayed":
-                model.saved.discard(event_id)
-                ledger.saved_for_replay(model.saved)
+                still_saved.discard(event_id)
+                ledger.saved_for_replay(still_saved)
     balance = ledger.balance()
-    delivered, dead = set(model.delivered), set(model.dead_letters)
-    assert balance.paid == len(model.paid)
-    assert balance.delivered == len(model.paid & delivered)
-    assert balance.dead_lettered == len(model.paid & dead - delivered)
-    assert balance.saved == len(model.paid & model.saved - dead - delivered)
-    assert balance.replayed == len(model.paid & model.was_saved - model.saved)
+    delivered, dead = set(deliveries), set(letters)
+    assert balance.paid == len(paid)
+    assert balance.delivered == len(paid & delivered)
+    assert balance.dead_lettered == len(paid & dead - delivered)
+    assert balance.saved == len(paid & still_saved - dead - delivered)
+    assert balance.replayed == len(paid & was_saved - still_saved)
     assert balance.in_both == len(delivered & dead)
-    assert balance.repeated_dead_letters == model.dead_letters.total() - len(dead)
-    assert balance.duplicates == model.delivered.total() - len(delivered)
-    assert set(ledger.missing()) == model.paid - delivered - dead - model.saved
+    assert balance.repeated_dead_letters == letters.total() - len(dead)
+    assert balance.duplicates == deliveries.total() - len(delivered)
+    assert set(ledger.missing()) == paid - delivered - dead - still_saved
     assert balance.open == len(ledger.missing())
     assert balance.finished + balance.open == balance.paid
-    strangers = (delivered | dead | model.was_saved) - model.paid
+    strangers = (delivered | dead | was_saved) - paid
     # A broken message that reaches the logger is wrong, and so is what was never paid.
-    assert sorted(ledger.wrong()) == sorted(model.broken & delivered | strangers)
+    assert sorted(ledger.wrong()) == sorted(broken & delivered | strangers)
     assert balance.wrong == len(ledger.wrong())
     assert balance.closes is not bool(ledger.missing() or ledger.wrong())
 

@@ -7,19 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiokafka.errors import (
-    GroupAuthorizationFailedError,
-    IllegalGenerationError,
-    InvalidCommitOffsetSizeError,
-    KafkaConnectionError,
-    KafkaError,
-    NodeNotReadyError,
-    NoOffsetForPartitionError,
-    NotCoordinatorForGroupError,
-    OffsetMetadataTooLargeError,
-    RequestTimedOutError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka import errors
 from aiokafka.protocol.commit import OffsetFetchResponse_v3
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
@@ -97,7 +85,7 @@ async def test_the_client_starts_once_brokers_answer(
     async def start() -> None:
         state["tries"] += 1
         if state["tries"] < 3:
-            raise KafkaConnectionError("Unable to bootstrap from [('127.0.0.1', 9092)]")
+            raise errors.KafkaConnectionError("Unable to bootstrap from [('127.0.0.1', 9092)]")
 
     await thread._start_client(start)
     assert state["tries"] == (1 if stops else 3)
@@ -172,7 +160,7 @@ async def test_a_fetch_before_the_seek_of_an_assignment(monkeypatch: pytest.Monk
     thread = thread_of(client, monkeypatch)
 
     async def fetch(*args: object, **kwargs: object) -> dict[Any, Any]:
-        raise NoOffsetForPartitionError(PARTITION)
+        raise errors.NoOffsetForPartitionError(PARTITION)
 
     monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch)
     monkeypatch.setattr(thread, "positions", dict)
@@ -219,14 +207,14 @@ async def test_a_client_that_is_still_connecting(monkeypatch: pytest.MonkeyPatch
     ("error", "answered"),
     [
         (None, True),
-        (NodeNotReadyError(), False),
-        (RequestTimedOutError(), False),
-        (KafkaConnectionError(), False),
-        (GroupAuthorizationFailedError(), None),
+        (errors.NodeNotReadyError(), False),
+        (errors.RequestTimedOutError(), False),
+        (errors.KafkaConnectionError(), False),
+        (errors.GroupAuthorizationFailedError(), None),
     ],
 )
 async def test_whether_a_broker_answers_the_consumers_client(
-    error: KafkaError | None, answered: bool | None, monkeypatch: pytest.MonkeyPatch
+    error: errors.KafkaError | None, answered: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The producer's client may find brokers that the consumer's does not; a refusal is raised."""
     client: Any = Client(None)
@@ -239,7 +227,7 @@ async def test_whether_a_broker_answers_the_consumers_client(
     client._client, client.coordinator_lookup = client, look_up
     asking = thread_of(client, monkeypatch).kafka_answers()
     if answered is None:
-        with pytest.raises(GroupAuthorizationFailedError):
+        with pytest.raises(errors.GroupAuthorizationFailedError):
             await asking
     else:
         assert await asking is answered
@@ -290,7 +278,7 @@ def test_each_fetch_leaves_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
 class Coordinator:
     """A group's coordination, whose commits get these answers, then succeed."""
 
-    def __init__(self, *answers: KafkaError) -> None:
+    def __init__(self, *answers: errors.KafkaError) -> None:
         self.answers = list(answers)
         self.asked: list[Any] = []
         self.generation = 5
@@ -323,18 +311,23 @@ def committing(
 @pytest.mark.parametrize(
     ("answers", "retry_seconds", "joins_anew", "asked"),
     [
-        ([NotCoordinatorForGroupError(), NotCoordinatorForGroupError()], 60.0, False, 3),
+        (
+            [errors.NotCoordinatorForGroupError(), errors.NotCoordinatorForGroupError()],
+            60.0,
+            False,
+            3,
+        ),
         # The next commit comes within a second, and has more.
-        ([NotCoordinatorForGroupError()], 0.0, False, 1),
+        ([errors.NotCoordinatorForGroupError()], 0.0, False, 1),
         # No coordinator will accept it.
-        ([TopicAuthorizationFailedError()], 60.0, False, 1),
-        ([IllegalGenerationError()], 60.0, False, 1),
+        ([errors.TopicAuthorizationFailedError()], 60.0, False, 1),
+        ([errors.IllegalGenerationError()], 60.0, False, 1),
         # Another member may have continued from there.
-        ([NotCoordinatorForGroupError()], 60.0, True, 1),
+        ([errors.NotCoordinatorForGroupError()], 60.0, True, 1),
     ],
 )
 async def test_a_commit_is_repeated_in_its_generation_while_the_coordinator_moves(
-    answers: list[KafkaError],
+    answers: list[errors.KafkaError],
     retry_seconds: float,
     joins_anew: bool,
     asked: int,
@@ -349,9 +342,11 @@ async def test_a_commit_is_repeated_in_its_generation_while_the_coordinator_move
     assert coordinator.asked == [{PARTITION: OffsetAndMetadata(7, "")}] * asked
 
 
-@pytest.mark.parametrize("error", [OffsetMetadataTooLargeError(), InvalidCommitOffsetSizeError()])
+@pytest.mark.parametrize(
+    "error", [errors.OffsetMetadataTooLargeError(), errors.InvalidCommitOffsetSizeError()]
+)
 async def test_a_commit_goes_without_metadata_that_is_too_long(
-    error: KafkaError, monkeypatch: pytest.MonkeyPatch
+    error: errors.KafkaError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, and later ones have less; if Kafka refuses that too, it is not repeated."""
     coordinator = Coordinator(error, error, error)
