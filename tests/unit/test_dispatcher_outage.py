@@ -175,32 +175,18 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
     assert bench.dead_letters.letters == []
 
 
-async def test_a_probe_that_is_refused_for_its_own_fault_ends_the_outage() -> None:
-    """A 4xx about the message shows that the target works."""
+@pytest.mark.parametrize("status", [422, 429])
+async def test_a_probe_that_is_refused_or_throttled_ends_the_outage(status: int) -> None:
+    """The target works again: it refuses one record, or limits the rate."""
     bench = Bench(breaker_threshold=2)
-    one, other = record(0, "a"), record(1, "b")
-    bench.target.plan(one, DOWN, answer(422))
-    bench.target.plan(other, DOWN)
-
-    await bench.deliver(one, other)
-
-    assert [letter.record for letter in bench.dead_letters.letters] == [one]
-    assert bench.target.times() == [0.0, 0.0, 1.0, 1.0]
-
-
-async def test_a_probe_that_is_throttled_ends_the_outage() -> None:
-    """The target works again, and limits the rate."""
-    bench = Bench(breaker_threshold=2)
-    one, other = record(0, "a"), record(1, "b")
-    bench.target.plan(one, DOWN, answer(429))
-    bench.target.plan(other, DOWN)
+    one = bench.target.plan(record(0, "a"), DOWN, answer(status))
+    other = bench.target.plan(record(1, "b"), DOWN)
     await bench.submit(one, other)
     await asyncio.sleep(1.05)
-
     assert bench.dispatcher.breaker.closed
-    assert bench.dispatcher.target().last_status == 429
+    assert bench.dispatcher.target().last_status == status
     await bench.until_finished(2)
-    assert bench.dead_letters.letters == []
+    assert [letter.record for letter in bench.dead_letters.letters] == [one] * (status == 422)
 
 
 async def test_another_record_probes_while_one_is_told_to_wait() -> None:

@@ -141,15 +141,6 @@ def test_the_table(failing: int, attempts: int) -> None:
     assert attempts <= given_up <= attempts * 1.25
 
 
-@pytest.mark.parametrize(("status", "given_up"), [(True, False), (False, True)])
-def test_a_switched_off_breaker_gives_up_without_evidence(status: bool, given_up: bool) -> None:
-    """Threshold 0: a dead target dead-letters after the retries."""
-    history = [(299, True, f"key-{number}") for number in range(10)]
-    health, clock = health_after(history, threshold=1_000_000 if status else 0)
-
-    assert health.gives_up(ME, 4, clock.now) is given_up
-
-
 def test_a_wave_explains_what_was_sent_in_it() -> None:
     """A failure counts with the share of those sent at the same time, if that is larger."""
     health, clock = health_after([(295, False, f"key-{number}") for number in range(1000)])
