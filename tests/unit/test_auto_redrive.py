@@ -117,26 +117,21 @@ async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
     return opened, counted
 
 
-async def test_what_is_due_is_redriven_at_the_rate() -> None:
-    """Only the due letters, at the rate, and counted."""
-    opened, counted = await rounds([])
-    assert opened.asked == [0, 1, 2]
-    assert opened.rate == 5.0
-    assert counted == [3]
-
-
-async def test_nothing_is_redriven_while_the_target_fails() -> None:
-    """It would use up a letter's redrives."""
-    opened, counted = await rounds([False])
-    assert (opened.asked, counted) == ([], [])
-
-
-async def test_a_round_ends_when_the_target_begins_to_fail() -> None:
-    """After the letter in progress."""
-    opened, counted = await rounds([True, True, False])
-    assert opened.asked == [0, 1]
-    assert opened.stopped == "the target does not work"
-    assert counted == [2]
+@pytest.mark.parametrize(
+    ("works", "asked", "stopped"),
+    [
+        ([], [0, 1, 2], ""),
+        ([False], [], ""),  # it would use up a letter's redrives
+        ([True, True, False], [0, 1], "the target does not work"),
+    ],
+)
+async def test_what_is_due_is_redriven_while_the_target_works(
+    works: list[bool], asked: list[int], stopped: str
+) -> None:
+    """At the rate, and counted; a round ends after the letter in progress when it fails."""
+    opened, counted = await rounds(works)
+    assert (opened.asked, opened.stopped) == (asked, stopped)
+    assert (opened.rate, counted) == ((5.0, [len(asked)]) if asked else (None, []))
 
 
 async def test_a_worker_asks_whether_its_target_works() -> None:

@@ -41,10 +41,6 @@ def test_blank_lines_count_and_are_left_out(tmp_path: Path) -> None:
         Line(4, b"second"),
         Line(5, b"last without an end"),
     ]
-
-
-def test_an_empty_file(tmp_path: Path) -> None:
-    """It has no lines."""
     assert read_bytes(b"", tmp_path) == []
 
 
