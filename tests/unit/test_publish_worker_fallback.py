@@ -18,14 +18,12 @@ from order_relay.publishing.publisher import Published, Saved
 from order_relay.settings import load_settings
 from order_relay.worker.fallback_service import Fallback
 from tests.support.memory_store import MemoryFallbackStore
+from tests.support.orders import order_value
 from tests.support.publish_fakes import Clock, FakeProducer, forgive, message, refusal
 
 pytestmark = pytest.mark.virtual_time
 
-EVENT = (
-    b'{"eventType":"ORDER_PAID","orderId":1,"userId":2,"paidAt":"2025-12-19T10:30:00",'
-    b'"orderItems":[]}'
-)
+EVENT = order_value(1)
 
 
 class OpenableMemory(MemoryFallbackStore):
