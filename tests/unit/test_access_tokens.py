@@ -86,9 +86,6 @@ def test_a_token_does_not_print() -> None:
     assert "hunter2" not in repr(AccessToken("hunter2", 1.0))
 
 
-# --- asking over HTTP ---------------------------------------------------------------------------
-
-
 @pytest.fixture
 def provider() -> Iterator[IdentityProvider]:
     """A provider without TLS."""

@@ -29,9 +29,6 @@ NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 OLD, NEW = BrokerMetadata(1, "old", 9092, None), BrokerMetadata(1, "new", 9092, None)
 
 
-# --- closed connections ---------------------------------------------------------------------------
-
-
 async def closed_under_way() -> None:
     """Send on a connection that was closed and does not know it yet."""
 
@@ -56,9 +53,6 @@ async def closed_under_way() -> None:
 def test_it_is_a_broken_connection() -> None:
     """The tasks of Kafka's client handle that error: any other ends them."""
     uvloop.run(closed_under_way())
-
-
-# --- refused connections --------------------------------------------------------------------------
 
 
 async def test_a_broker_that_refuses_is_tried_less_and_less(
@@ -112,9 +106,6 @@ async def test_a_time_out_has_a_reason_the_next_time(monkeypatch: pytest.MonkeyP
         await aiokafka_patches.connect("broker", 9092)
     with pytest.raises(KafkaConnectionError, match="TimeoutError"):
         await aiokafka_patches.connect("broker", 9092)
-
-
-# --- moved brokers --------------------------------------------------------------------------------
 
 
 class Client:
@@ -188,9 +179,6 @@ async def test_the_bootstrap_servers_say_where_brokers_are_now(
     assert asyncio.get_running_loop().time() == started + seconds
     told = "No known broker answered, the bootstrap servers named others"
     assert warnings == [told] * ("new" in asked)
-
-
-# --- names of headers -----------------------------------------------------------------------------
 
 
 @pytest.fixture

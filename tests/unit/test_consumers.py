@@ -62,9 +62,6 @@ def configured(*consumers: Consumer, **settings: Any) -> list[ConfiguredConsumer
     return choose(configure(consumers, loaded), loaded.consumers)
 
 
-# --- what a file says -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -244,9 +241,6 @@ def test_files_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(tmp_path)
     names = {one.__name__ for one in import_modules(["shop_agents"])}
     assert names == {"shop_agents", "shop_agents.coupons"}
-
-
-# --- settings ---------------------------------------------------------------------------------
 
 
 def test_defaults_of_a_consumer_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,6 @@ DOWN = answer(503, "try later")
 LACK = Answer(Verdict.LOCAL, detail="too many open files", failure="local")
 
 
-# --- one attempt ------------------------------------------------------------------------------
-
-
 async def test_a_record_is_delivered_as_it_came() -> None:
     """The body is the record's value byte for byte, once; then the record is finished."""
     bench = Bench()
@@ -67,9 +64,6 @@ async def test_the_time_from_paid_to_delivered(paid_at: str, seconds: float) -> 
     await bench.deliver(structs.replace(one, timestamp_ms=one.timestamp_ms - 5000))
 
     assert bench.observer.paid_to_delivered_seconds == [pytest.approx(seconds)]
-
-
-# --- retries ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -264,9 +258,6 @@ async def test_a_fault_of_ours_loses_nothing() -> None:
     assert "bug" in letter.message
 
 
-# --- broken messages --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -292,9 +283,6 @@ async def test_broken_messages_go_to_the_dead_letters_at_once(
     assert [attempt.event_id for attempt in bench.target.attempts] == ["order-paid-events-0-1"]
     assert bench.finished_offsets == [0, 1]
     assert asyncio.get_running_loop().time() == 0.0
-
-
-# --- what people grep -------------------------------------------------------------------------
 
 
 async def test_the_log_phrases(caplog: pytest.LogCaptureFixture) -> None:

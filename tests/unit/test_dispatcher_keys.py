@@ -13,9 +13,6 @@ FOR_EVER = float("inf")
 DOWN = answer(503, "try later")
 
 
-# --- dead letters that Kafka refuses ----------------------------------------------------------
-
-
 @pytest.mark.parametrize("error", [PublishRefused("dlq", "down"), OSError("unexpected")])
 async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception) -> None:
     """Its record stays unfinished, its key waits, and other keys use its slot."""
@@ -34,9 +31,6 @@ async def test_a_refused_dead_letter_is_tried_until_it_is_kept(error: Exception)
     assert bench.finished_offsets == [2, 0, 1]
     assert bench.observer.dead_letter_reasons == ["invalid_json"]
     assert bench.dispatcher.dead_lettering == 0
-
-
-# --- ids ----------------------------------------------------------------------------------------
 
 
 async def test_the_id_of_a_record_that_waits_is_not_anothers(
@@ -66,9 +60,6 @@ async def test_an_id_of_a_record_that_is_still_to_come_is_not_taken() -> None:
 
     assert [attempt.event_id for attempt in bench.target.attempts] == ["order-paid-events-0-0"]
     assert bench.finished == [early.with_own_id()]
-
-
-# --- keys -------------------------------------------------------------------------------------
 
 
 async def test_a_key_in_backoff_holds_up_only_itself() -> None:

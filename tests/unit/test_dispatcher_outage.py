@@ -202,9 +202,6 @@ async def test_another_record_probes_while_one_is_told_to_wait() -> None:
     assert bench.target.times() == [0.0, 0.0, *PROBES[:10]]
 
 
-# --- what people grep -------------------------------------------------------------------------
-
-
 async def test_the_log_tells_of_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """An outage is logged once as an error; its end is logged, too."""
     bench = Bench(breaker_threshold=1)

@@ -175,9 +175,6 @@ async def test_a_pause_sends_nothing_and_its_end_sends_at_once() -> None:
     assert await waiting
 
 
-# --- an outage and a rebalance ----------------------------------------------------------------
-
-
 async def test_records_at_the_gate_do_not_hold_up_the_end() -> None:
     """In an outage nothing is in flight: draining does not wait."""
     bench = Bench(breaker_threshold=2)

@@ -196,9 +196,6 @@ def test_memory_is_bounded() -> None:
     assert all(len(one) <= KEYS_EACH_SECOND + 1 for one in first._failures_sent.values())
 
 
-# --- nothing at the address -------------------------------------------------------------------
-
-
 def test_a_404_while_others_succeed() -> None:
     """Its own fault if another key succeeded in the last minute, and none got a 404 since."""
     health, clock = health_after([(290, False, "other")])
@@ -269,9 +266,6 @@ def test_a_404_and_a_share_of_the_next_attempts(failures: int, alone: bool) -> N
                 health.gone(f"{n}", answer(404), first=True, sent_at=300.1)
                 health.failed(f"{n}", answer(404), NO_PROBE, first=True, sent_at=300.1)
         assert is_alone() is alone
-
-
-# --- states -----------------------------------------------------------------------------------
 
 
 def test_the_states_and_since_when() -> None:
