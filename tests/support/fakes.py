@@ -213,25 +213,26 @@ class FakeReading:
     """A ``Reading`` that records its calls.
 
     Attributes:
-        asked: Partition, and the offset to go back to; None for the first record never read.
-        paused: Partitions that pause there.
-        on_asked: Called with each.
+        asked: Partition, and the offset to go back to, or "on" or "paused".
+        on_asked: Called with each offset; None for the first record never read.
     """
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, int | None]] = []
-        self.paused: set[int] = set()
+        self.asked: list[tuple[int, int | str]] = []
         self.on_asked: Callable[[int | None], None] = lambda offset: None
 
     def read_again(self, topic: str, partition: int, offset: int) -> None:
         self.asked.append((partition, offset))
-        self.paused.discard(partition)
         self.on_asked(offset)
 
     def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
-        self.asked.append((partition, None))
-        (self.paused.add if paused else self.paused.discard)(partition)
+        self.asked.append((partition, "paused" if paused else "on"))
         self.on_asked(None)
+
+    def new(self) -> list[tuple[int, int | str]]:
+        """Return the calls since the last time."""
+        asked, self.asked = self.asked, []
+        return asked
 
 
 class Bench:

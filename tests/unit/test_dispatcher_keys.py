@@ -114,7 +114,7 @@ async def test_memory_is_bounded_behind_a_stuck_key() -> None:
     assert await bench.dispatcher.submit(record(101, "stuck"))
     await asyncio.sleep(1)
     assert bench.finished_offsets == [100, *range(100), 101]
-    assert bench.reading.asked[-1] == (0, None)
+    assert bench.reading.asked[-1] == (0, "on")
 
 
 async def test_at_full_room_a_new_key_still_gets_in() -> None:

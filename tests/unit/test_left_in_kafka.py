@@ -6,38 +6,21 @@ import pytest
 
 from order_relay.delivery import left_in_kafka
 from order_relay.delivery.left_in_kafka import LaneKey, LeftInKafka
+from tests.support.fakes import FakeReading
 
 A: LaneKey = ("orders", 0, b"a")
 B: LaneKey = ("orders", 0, b"b")
 OTHER: LaneKey = ("orders", 1, b"a")
 
 
-class Moves:
-    """A ``Reading`` that records its calls."""
-
-    def __init__(self) -> None:
-        self.made: list[tuple[int, int | str]] = []
-
-    def read_again(self, topic: str, partition: int, offset: int) -> None:
-        self.made.append((partition, offset))
-
-    def read_on(self, topic: str, partition: int, *, paused: bool) -> None:
-        self.made.append((partition, "paused" if paused else "on"))
-
-    def new(self) -> list[tuple[int, int | str]]:
-        """Return the calls since the last time."""
-        made, self.made = self.made, []
-        return made
-
-
 @pytest.fixture
-def moves() -> Moves:
+def moves() -> FakeReading:
     """No move so far."""
-    return Moves()
+    return FakeReading()
 
 
 @pytest.fixture
-def left(moves: Moves) -> LeftInKafka:
+def left(moves: FakeReading) -> LeftInKafka:
     """Nothing is left."""
     return LeftInKafka(moves)
 
@@ -48,7 +31,9 @@ def leave(left: LeftInKafka, lane: LaneKey, *offsets: int) -> None:
         left.leave(lane, offset, full=True)
 
 
-def test_a_lane_is_read_again_until_nothing_of_it_is_left(left: LeftInKafka, moves: Moves) -> None:
+def test_a_lane_is_read_again_until_nothing_of_it_is_left(
+    left: LeftInKafka, moves: FakeReading
+) -> None:
     """From its first record; then reading continues where it was."""
     leave(left, A, 5, 7)
     assert moves.new() == []
@@ -61,7 +46,7 @@ def test_a_lane_is_read_again_until_nothing_of_it_is_left(left: LeftInKafka, mov
     assert (left.count, left.lanes) == (0, {})
 
 
-def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: Moves) -> None:
+def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: FakeReading) -> None:
     """From the first record of both; if one is full again, the other is still read."""
     leave(left, A, 5, 9)
     leave(left, B, 6)
@@ -78,7 +63,7 @@ def test_two_lanes_are_read_again_together(left: LeftInKafka, moves: Moves) -> N
 
 
 def test_a_later_record_of_a_full_lane_does_not_end_the_reading(
-    left: LeftInKafka, moves: Moves
+    left: LeftInKafka, moves: FakeReading
 ) -> None:
     """Reading ends only when the first record that is left finds no room; it has not come yet."""
     leave(left, A, 5)
@@ -104,7 +89,7 @@ def test_order_within_a_key_holds(left: LeftInKafka) -> None:
 
 
 def test_a_partition_with_too_many_pauses(
-    left: LeftInKafka, moves: Moves, monkeypatch: pytest.MonkeyPatch
+    left: LeftInKafka, moves: FakeReading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays paused after each reading while there are too many."""
     monkeypatch.setattr(left_in_kafka, "MAX_LEFT", 3)
@@ -124,7 +109,7 @@ def test_a_partition_with_too_many_pauses(
     assert moves.new() == [(0, 1), (0, "on")]
 
 
-def test_deleted_records_are_forgotten(left: LeftInKafka, moves: Moves) -> None:
+def test_deleted_records_are_forgotten(left: LeftInKafka, moves: FakeReading) -> None:
     """Those of this partition before the offset; a lane without any is not read again."""
     leave(left, A, 5, 7)
     leave(left, B, 6)
@@ -150,7 +135,7 @@ def test_compacted_records_are_forgotten(left: LeftInKafka) -> None:
     assert left.count == 4
 
 
-def test_clearing_forgets_everything(left: LeftInKafka, moves: Moves) -> None:
+def test_clearing_forgets_everything(left: LeftInKafka, moves: FakeReading) -> None:
     """The next assignment starts with nothing left."""
     leave(left, A, 5)
     left.has_room(A)
