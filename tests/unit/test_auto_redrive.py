@@ -12,6 +12,7 @@ from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redrive import LetterResult, Redrive, RedriveResult
 from order_relay.delivery.gate import NO_PROBE
 from order_relay.settings import load_settings
+from tests.support.publish_fakes import FakeProducer
 from tests.support.runtimes import runtime
 from tests.unit.test_open_letters import MOMENT, Topic, indexed, letter
 
@@ -97,6 +98,7 @@ async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
     await letters.refresh(topic)
     opened = OpenedTopic(topic)
     counted: list[int] = []
+    states = iter(works)
 
     @asynccontextmanager
     async def open_topic() -> AsyncIterator[Any]:
@@ -105,11 +107,10 @@ async def rounds(works: list[bool]) -> tuple[OpenedTopic, list[int]]:
     redrive = AutoRedrive(
         letters,
         open_topic,
-        # The fake topic publishes nothing.
-        lambda: Redrive(None, topic="orders", consumer="order_logging", rate=5.0),  # type: ignore[arg-type]
+        lambda: Redrive(FakeProducer(), topic="orders", consumer="order_logging", rate=5.0),
         waits_seconds=WAITS,
         rate=5.0,
-        target_works=lambda: works.pop(0) if works else True,
+        target_works=lambda: next(states, True),
         on_redriven=counted.append,
         clock=lambda: NOW,
     )

@@ -16,10 +16,9 @@ from order_relay.dead_letters.redrive_group import Membership, RedriveGroup
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.delivery.progress import Commit
 from order_relay.errors import PublishRefused, RecordTooLarge, TopicUnusable
-from order_relay.kafka.producer import Acknowledged
 from order_relay.kafka.topic_reader import Extent
-from order_relay.model.headers import Headers
 from order_relay.settings import Settings
+from tests.support.publish_fakes import FakeProducer
 
 
 class Topics:
@@ -27,27 +26,17 @@ class Topics:
 
     def __init__(self, *offsets: int) -> None:
         self.held = [Letter("dlq", 0, offset, b"k", b"%d" % offset) for offset in offsets]
-        self.published: list[tuple[bytes | None, int | None]] = []
-        self.errors: dict[int, PublishRefused | RecordTooLarge] = {}
+        self.errors: dict[int, Exception] = {}
+        self.producer = FakeProducer(refuse=lambda sent: self.errors.get(int(sent.value or b"")))
+
+    @property
+    def published(self) -> list[tuple[bytes | None, int | None]]:
+        return [(sent.value, sent.partition) for sent in self.producer.acknowledged]
 
     async def letters(self, partition: int, start: int, end: int) -> AsyncIterator[Letter]:
         for letter in self.held:
             if letter.partition == partition and start <= letter.offset < end:
                 yield letter
-
-    async def send(
-        self,
-        topic: str,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-    ) -> Acknowledged:
-        if (error := self.errors.get(int(value or b""))) is not None:
-            raise error
-        self.published.append((value, partition))
-        return Acknowledged(topic, partition or 0, len(self.published))
 
 
 class FakeMembership(Membership):
@@ -81,12 +70,7 @@ async def redriven(
 
 def prepared(topics: Topics, rate: float | None = None) -> Redrive:
     """A redrive."""
-    return Redrive(
-        topics,  # type: ignore[arg-type] # it only sends
-        topic="orders",
-        consumer="order_logging",
-        rate=rate,
-    )
+    return Redrive(topics.producer, topic="orders", consumer="order_logging", rate=rate)
 
 
 async def test_batches_are_published_in_order_and_remembered() -> None:
