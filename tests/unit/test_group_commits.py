@@ -53,7 +53,8 @@ class Coordinator:
 
 
 async def test_a_partition_has_a_commit_or_none() -> None:
-    """An offset of -1 means none."""
+    """An offset of -1 means none; without partitions Kafka is not asked."""
+    assert await fetch_commits(Coordinator(), []) == {}
     commits = await fetch_commits(Coordinator(COMMITTED), [FIRST, SECOND])
     assert commits == {FIRST: OffsetAndMetadata(7, "m"), SECOND: None}
 
@@ -91,8 +92,3 @@ async def test_permanent_errors_are_raised(answer: OffsetFetchResponse_v3) -> No
         (errors.GroupAuthorizationFailedError, errors.TopicAuthorizationFailedError)
     ):
         await fetch_commits(Coordinator(answer), [FIRST, SECOND])
-
-
-async def test_without_partitions_kafka_is_not_asked() -> None:
-    """A member of a large group may have none."""
-    assert await fetch_commits(Coordinator(), []) == {}

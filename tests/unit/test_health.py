@@ -60,13 +60,6 @@ class Watched:
 WORK = pytest.mark.parametrize("work", ["held", "unfinished"])
 
 
-def test_an_idle_worker_lives_for_ever() -> None:
-    """Without work there is nothing wrong."""
-    watched = Watched()
-    watched.pass_time(1_000_000)
-    assert watched.live
-
-
 @WORK
 def test_it_fails_when_deliveries_stand_still(work: str) -> None:
     """It fails once work has waited for longer than a working relay can be silent."""
@@ -128,7 +121,10 @@ def test_what_a_restart_would_not_speed_up_is_not_a_standstill(reason: str, work
 def test_the_first_order_after_a_quiet_time_has_as_long_as_any_other(
     work: str, kafka_answers: bool
 ) -> None:
-    """The last attempt ended hours ago, or Kafka was away: what waited there must be read first."""
+    """The last attempt ended hours ago, or Kafka was away: what waited there must be read first.
+
+    Until then an idle worker lives for ever.
+    """
     watched = Watched()
     watched.work(work, records=0 if kafka_answers else 3)
     watched.pass_time(1_000_000, kafka_answers=kafka_answers)

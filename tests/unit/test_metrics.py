@@ -216,14 +216,6 @@ def test_the_target_is_looked_at_once_in_a_scrape(metrics: ConsumerMetrics) -> N
     assert found["left_in_kafka_records"] == 2_060
 
 
-def test_workers_in_one_process_do_not_mix() -> None:
-    """Each worker counts in a registry of its own."""
-    one, two = Metrics().of("order_logging"), Metrics().of("order_logging")
-    one.retrying()
-
-    assert _value(two, "delivery_retries_total") == 0
-
-
 def test_consumers_of_one_worker_do_not_mix() -> None:
     """Each counts under its own name; each family exists once."""
     metrics = Metrics()
@@ -236,7 +228,8 @@ def test_consumers_of_one_worker_do_not_mix() -> None:
     one.target = lambda: target(TargetState.DOWN)
     one.watch(left_in_kafka_records=lambda: 3)
 
-    for consumer, expected in ((one, 1), (two, 0)):
+    another_worker = Metrics().of("coupons")
+    for consumer, expected in ((one, 1), (two, 0), (another_worker, 0)):
         assert _value(consumer, "deliveries_total", outcome="delivered") == expected
         assert _value(consumer, "dead_letters_total", reason="rejected") == expected
         assert _value(consumer, "paid_to_delivered_seconds_count") == expected

@@ -44,10 +44,6 @@ def test_the_waits_of_the_design() -> None:
 
     assert [policy.wait_seconds(failures) for failures in range(1, 8)] == [1, 2, 4, 8, 10, 10, 10]
     assert [policy.exhausted(attempts) for attempts in range(6)] == [False] * 4 + [True] * 2
-
-
-def test_no_retries_at_all() -> None:
-    """With 0 retries the first failure is the last."""
     assert RetryPolicy(max_retries=0).exhausted(1)
 
 

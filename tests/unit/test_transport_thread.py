@@ -376,11 +376,6 @@ BEFORE = Intake(
 MOVED = replace(BEFORE, rounds=12, commits=7, fetches={ONE: (7, 1200), TWO: (9, 1200)})
 
 
-def test_an_intake_that_moves_does_not_stand_still() -> None:
-    """Fetches are answered, though there are no records."""
-    assert standstill(BEFORE, MOVED) is None
-
-
 def test_a_worker_without_partitions_does_not_stand_still() -> None:
     """Workers may outnumber partitions."""
     assert standstill(replace(BEFORE, fetches={}), replace(MOVED, fetches={})) is None
@@ -413,12 +408,13 @@ def test_what_stands_still_is_named(now: Intake, fault: str) -> None:
 @pytest.mark.parametrize(
     "now",
     [
+        MOVED,
         replace(MOVED, flowing=False, generation=4),
         replace(MOVED, flowing=False, errors=2),
         replace(MOVED, rounds=10, waiting_for_room=True),
     ],
-    ids=["a new generation", "an error that is tried again", "full streams"],
+    ids=["no records", "a new generation", "an error that is tried again", "full streams"],
 )
 def test_what_has_a_reason_does_not_count(now: Intake) -> None:
-    """The group has a new generation, an error is logged, or the logger is slow."""
+    """There are no records, a new generation, an error that is logged, or the logger is slow."""
     assert standstill(BEFORE, now) is None

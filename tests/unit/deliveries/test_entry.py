@@ -155,14 +155,9 @@ def test_an_entry_survives_the_changelog(entry: Entry) -> None:
     assert json.loads(written)["orderId"] == entry.order_id
 
 
-def test_other_bytes_are_not_an_entry() -> None:
-    """A changelog that others wrote to is harmless."""
-    assert [decode_entry(value) for value in (b"", b"{}", b"[1]", b"\xff", b'{"orderId":1}')] == [
-        None
-    ] * 5
-
-
 def test_fields_of_a_newer_version_pass() -> None:
-    """A worker of an older version reads what a newer one wrote."""
+    """A worker of an older version reads what a newer one wrote; other bytes are ignored."""
     newer = json.loads(encode_entry(_after(("a", DELIVERED)))) | {"colour": "green"}
     assert decode_entry(json.dumps(newer).encode()) == _after(("a", DELIVERED))
+    for other in (b"", b"{}", b"[1]", b"\xff", b'{"orderId":1}'):
+        assert decode_entry(other) is None
