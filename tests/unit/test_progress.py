@@ -37,8 +37,12 @@ def test_a_record_is_finished_once_it_was_read_and_ended() -> None:
 
 
 def test_unclaimed_records_are_counted() -> None:
-    """A record that was read and not claimed waits between Kafka and the deliveries."""
+    """A record that was read and not claimed waits between Kafka and the deliveries.
+
+    One that was never read cannot be claimed.
+    """
     progress = PartitionProgress(1)
+    assert not progress.claim(7)
     for offset in range(5):
         progress.add(offset, 0.0)
     progress.claim(0)
@@ -47,11 +51,6 @@ def test_unclaimed_records_are_counted() -> None:
     assert progress.unclaimed == 3
     progress.leave(1)
     assert progress.unclaimed == 4
-
-
-def test_what_was_not_taken_cannot_be_held() -> None:
-    """A record that was never read from Kafka in this generation cannot be claimed."""
-    assert not PartitionProgress(1).claim(7)
 
 
 def test_memory_is_that_of_the_unfinished() -> None:

@@ -17,26 +17,26 @@ from tests.support.publish_ways import body, paid
 
 
 def test_bytes_stay_as_they_are() -> None:
-    """JSON given as bytes is not encoded again."""
+    """JSON given as bytes is not encoded again; the key is the order's id, as text, too."""
     given = b"  " + body(5) + b"\n"
     event = order_event(given)
     assert (event.payload, event.key) == (given, b"5")
+    assert order_event(paid(5, orderId="SKU-9")).key == b"SKU-9"
     assert uuid.UUID(event.event_id) != uuid.UUID(order_event(given).event_id)
     assert event.headers == (("event-id", event.event_id.encode()),)
 
 
 def test_mappings_become_json() -> None:
-    """A mapping, of any class, is encoded at once; later changes are ignored."""
+    """A mapping, of any class, is encoded at once; later changes are ignored.
+
+    It may hold half a character where JSON may: the order is published.
+    """
     given = paid(5)
     event = order_event(given)
     given["orderId"] = 6
     assert event.payload == order_event(MappingProxyType(paid(5))).payload == body(5)
-
-
-def test_half_a_character_in_an_unknown_field_is_escaped() -> None:
-    """A mapping may hold it where JSON may: the order is published."""
-    event = order_event(paid(5, note="\ud800"))
-    assert event.payload == body(5)[:-1] + rb',"note":"\ud800"}'
+    odd = order_event(paid(5, note="\ud800"))
+    assert odd.payload == body(5)[:-1] + rb',"note":"\ud800"}'
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -75,11 +75,6 @@ def test_wrong_arguments(given: dict[str, Any], message: str) -> None:
     """Each is an ``InvalidEvent`` that says what is wrong."""
     with pytest.raises(InvalidEvent, match=message):
         order_event(body(), **given)
-
-
-def test_the_key_of_a_text_id_is_the_text() -> None:
-    """Events of one order stay in order, whatever its id is."""
-    assert order_event(paid(5, orderId="SKU-9")).key == b"SKU-9"
 
 
 def test_ids_and_keys_that_are_given() -> None:
