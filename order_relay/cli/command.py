@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import click
 
 from order_relay.cli.output import StdoutLost, flush_stdout
-from order_relay.errors import RelayError
+from order_relay.errors import KafkaUnavailable, RelayError
 from order_relay.logs import rate_limit
 from order_relay.logs.standard_streams import escape_unencodable
-from order_relay.settings import Settings
+from order_relay.settings import Settings, load_settings
 from order_relay.settings.rules import check_url
 from order_relay.settings.settings import load_log_format
 
@@ -33,6 +33,8 @@ Work = Callable[..., Coroutine[Any, Any, int]]
 
 # Only the owner may read the files that a command creates.
 OWNER_ONLY = 0o077
+# How long to look for the reason why Kafka cannot be reached.
+DIAGNOSE_SECONDS = 5.0
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 YES = click.option("--yes", is_flag=True, help="Do not ask.")
 ALL = click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
@@ -127,6 +129,9 @@ def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
     try:
         status = asyncio.run(work)
         flush_stdout()
+    except KafkaUnavailable as error:
+        text = asyncio.run(explain_outage(load_settings())) or str(error)
+        raise click.ClickException(text) from None
     except RelayError as error:
         raise click.ClickException(str(error)) from None
     except StdoutLost as error:
@@ -136,6 +141,17 @@ def _run(work: Coroutine[Any, Any, int], *, changes: bool) -> int:
             return 1
         raise click.ClickException(str(error)) from None
     return status
+
+
+async def explain_outage(settings: Settings) -> str:
+    """Return why Kafka cannot be reached, with the setting to change; empty: it was not found.
+
+    librdkafka's own errors do not name it.
+    """
+    from order_relay.kafka.diagnosis import diagnose_connection  # noqa: PLC0415 - loads a client
+
+    reason = await diagnose_connection(settings, DIAGNOSE_SECONDS)
+    return reason and str(KafkaUnavailable(settings.kafka_bootstrap_servers, reason))
 
 
 def _prepare_process(level: str | None) -> None:

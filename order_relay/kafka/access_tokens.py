@@ -12,10 +12,12 @@ import json
 import logging
 import math
 import re
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import quote_plus, urlencode
@@ -88,7 +90,12 @@ class AccessTokens:
         Raises:
             AccessTokenUnavailable: There is no valid token.
         """
-        with self._lock:
+        if not self._lock.acquire(blocking=False):  # another thread asks the provider
+            token = self._token
+            if self._clock() < token.expires_at:
+                return token
+            self._lock.acquire()
+        try:
             if self._clock() >= self._ask_at:
                 self._renew()
             error = self._refused
@@ -98,6 +105,8 @@ class AccessTokens:
                 self._told_expired = True
                 logger.error("Access token expired, Kafka will refuse us: %s", error)
             raise AccessTokenUnavailable(error.url, error.reason)
+        finally:
+            self._lock.release()
 
     def _renew(self) -> None:
         now = self._clock()
@@ -133,8 +142,11 @@ def request_token(settings: Settings) -> tuple[str, float]:
     url = settings.kafka_sasl_oauth_token_url or ""
     secret = settings.kafka_sasl_oauth_client_secret
     password = secret.get_secret_value() if secret else ""
+    # URL-encoded (RFC 6749, 2.3.1), so that they contain no colon.
+    identity = f"{quote_plus(settings.kafka_sasl_oauth_client_id or '')}:{quote_plus(password)}"
+    credentials = base64.b64encode(identity.encode()).decode()
     try:
-        status, content = _post(URL(url), password, settings)
+        status, content = _post(URL(url), credentials, settings)
     except (OSError, HTTPException) as error:
         raise AccessTokenUnavailable(url, _explain(error)) from error
     try:
@@ -146,7 +158,7 @@ def request_token(settings: Settings) -> tuple[str, float]:
     if status != 200:
         parts = (answer.get("error"), answer.get("error_description"))
         words = " ".join(": ".join(part for part in parts if isinstance(part, str)).split())
-        words = redact(words, (password,))[:300]
+        words = redact(words, (password, quote_plus(password), credentials))[:300]
         raise AccessTokenUnavailable(url, f"answered {status}{f' ({words})' if words else ''}")
     token = answer.get("access_token")
     if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
@@ -154,12 +166,10 @@ def request_token(settings: Settings) -> tuple[str, float]:
     return token, _lifetime(answer.get("expires_in"))
 
 
-def _post(url: URL, password: str, settings: Settings) -> tuple[int, bytes]:
-    # URL-encoded (RFC 6749, 2.3.1), so that they contain no colon.
-    identity = f"{quote_plus(settings.kafka_sasl_oauth_client_id or '')}:{quote_plus(password)}"
+def _post(url: URL, credentials: str, settings: Settings) -> tuple[int, bytes]:
     scope = settings.kafka_sasl_oauth_scope
     headers = {
-        "Authorization": f"Basic {base64.b64encode(identity.encode()).decode()}",
+        "Authorization": f"Basic {credentials}",
         "Content-Type": "application/x-www-form-urlencoded",
         "Accept": "application/json",
     }
@@ -170,12 +180,41 @@ def _post(url: URL, password: str, settings: Settings) -> tuple[int, bytes]:
         context = ssl.create_default_context(cafile=settings.kafka_sasl_oauth_ca_file)
         connection = HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
     try:
-        # http.client follows no redirects, which could send the secret elsewhere.
-        connection.request("POST", url.raw_path_qs, urlencode(form), headers)
-        response = connection.getresponse()
-        return response.status, response.read(MAX_ANSWER_BYTES)
+        connection.connect()
+        with _within_timeout(connection.sock):
+            # http.client follows no redirects, which could send the secret elsewhere.
+            connection.request("POST", url.raw_path_qs, urlencode(form), headers)
+            response = connection.getresponse()
+            return response.status, response.read(MAX_ANSWER_BYTES)
     finally:
         connection.close()
+
+
+@contextmanager
+def _within_timeout(connected: socket.socket) -> Iterator[None]:
+    """Raise ``TimeoutError`` if all of it takes longer: a socket's own time-out is for each byte.
+
+    Every client waits meanwhile for its turn to ask for the token.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(TIMEOUT_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, HTTPException):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError(f"no whole answer within {TIMEOUT_SECONDS:g} s")
 
 
 def _lifetime(expires_in: object) -> float:

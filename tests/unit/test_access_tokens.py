@@ -1,14 +1,22 @@
 """Access tokens: kept while valid, renewed in time, requested at intervals."""
 
+import base64
+import json
 import logging
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from urllib.parse import quote_plus
 
 import pytest
 import trustme
 
 from order_relay.errors import AccessTokenUnavailable
+from order_relay.kafka import access_tokens
 from order_relay.kafka.access_tokens import PAUSE_SECONDS, AccessToken, AccessTokens, request_token
-from order_relay.settings import load_settings
+from order_relay.settings import Settings, load_settings
 from tests.support.identity_provider import IdentityProvider
 
 pytestmark = pytest.mark.usefixtures("empty_environment")
@@ -81,6 +89,28 @@ def test_a_provider_that_refuses_is_asked_once_in_a_while() -> None:
         provider.tokens.current()
 
 
+def test_a_renewal_delays_no_other_thread_while_the_last_token_is_valid() -> None:
+    """One thread asks the provider; the others go on with the token that there is."""
+    asked, answer, lifetimes = threading.Event(), threading.Event(), [100.0, 0.0]
+
+    def fetch() -> tuple[str, float]:
+        if len(lifetimes) == 1:
+            asked.set()
+            assert answer.wait(30)
+        return f"token {lifetimes.pop()}", 100.0
+
+    now = [1000.0]
+    tokens = AccessTokens(fetch, clock=lambda: now[0])
+    first = tokens.current()
+    now[0] = 1080.0
+    with ThreadPoolExecutor(1) as thread:
+        renewed = thread.submit(tokens.current)
+        assert asked.wait(30)
+        assert tokens.current() == first
+        answer.set()
+        assert renewed.result(30) == tokens.current() != first
+
+
 def test_a_token_does_not_print() -> None:
     """A token that is logged by mistake is not shown."""
     assert "hunter2" not in repr(AccessToken("hunter2", 1.0))
@@ -93,17 +123,19 @@ def provider() -> Iterator[IdentityProvider]:
         yield running
 
 
-def _request(provider: IdentityProvider, secret: str = SECRET) -> tuple[str, float]:
-    return request_token(
-        load_settings(
-            kafka_security_protocol="SASL_PLAINTEXT",
-            kafka_sasl_mechanism="OAUTHBEARER",
-            kafka_sasl_oauth_token_url=provider.url,
-            kafka_sasl_oauth_client_id=ID,
-            kafka_sasl_oauth_client_secret=secret,
-            kafka_sasl_oauth_scope="kafka read",
-        )
+def _settings(url: str, secret: str) -> Settings:
+    return load_settings(
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_sasl_mechanism="OAUTHBEARER",
+        kafka_sasl_oauth_token_url=url,
+        kafka_sasl_oauth_client_id=ID,
+        kafka_sasl_oauth_client_secret=secret,
+        kafka_sasl_oauth_scope="kafka read",
     )
+
+
+def _request(provider: IdentityProvider, secret: str = SECRET) -> tuple[str, float]:
+    return request_token(_settings(provider.url, secret))
 
 
 def _refusal(provider: IdentityProvider, secret: str = SECRET) -> str:
@@ -125,10 +157,43 @@ def test_a_token_is_granted(provider: IdentityProvider) -> None:
     assert provider.scopes == ["kafka read"]
 
 
+@pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"])
+def test_an_answer_that_comes_byte_by_byte(
+    beginning: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time-out is that of the whole answer: all clients of the worker wait for it."""
+    monkeypatch.setattr(access_tokens, "TIMEOUT_SECONDS", 0.5)
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(beginning)
+            while not ended.wait(0.05):
+                connection.sendall(b"H" if not beginning else b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as thread:
+        thread.submit(drip, listening)
+        settings = _settings(f"http://127.0.0.1:{listening.getsockname()[1]}/token", SECRET)
+        with pytest.raises(AccessTokenUnavailable, match=r"no whole answer within 0\.5 s"):
+            request_token(settings)
+        ended.set()
+
+
 def test_a_wrong_secret_is_told_without_it(provider: IdentityProvider) -> None:
     """The provider's text is passed on, without the secret that it repeats."""
     reason = _refusal(provider, "hunter2")
     assert reason == "answered 401 (invalid_client: not [redacted])"
+
+
+def test_what_the_provider_repeats_is_redacted(provider: IdentityProvider) -> None:
+    """Also as it was sent: in URL encoding, and with the client's id in base64."""
+    secret = "hunter2 +/%"
+    sent = f"{quote_plus(ID)}:{quote_plus(secret)}"
+    said = f"{sent}, {base64.b64encode(sent.encode()).decode()}, {secret}"
+    provider.answer = 401, json.dumps({"error": said}).encode()
+    reason = _refusal(provider, secret)
+    assert reason == f"answered 401 ({quote_plus(ID)}:[redacted], [redacted], [redacted])"
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,42 @@ def test_a_variable_that_opentelemetry_refuses_is_one_line(monkeypatch: pytest.M
         tracing.export.start()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key: hunter2", "HEADERS must be name=value, separ"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "key=hunter2é", "HEADERS must be name=value, separ"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318", "ENDPOINT must be an http:// or https:/"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "Invalid timeout value 'soon'$"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli", "Unsupported compression type: brotli$"),
+        ("OTEL_TRACES_SAMPLER", "half", "Couldn't recognize sampler half.$"),
+        ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "nope", "load resource detector 'nope'$"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "shop", "Invalid key value resource attribute pair shop"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "parse value for OTEL_BSP_MAX_QUEUE_SIZE as integer$"),
+    ],
+)
+def test_a_variable_that_opentelemetry_would_ignore(
+    variable: str,
+    value: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is one line, too, without a stack trace, and without the value of a header."""
+
+    def start() -> None:
+        tracing = make_tracing(load_settings(tracing="otlp"))
+        assert tracing is not None
+        tracing.export.start()
+
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidSettings, match=f"^TRACING=otlp: .*{said}") as raised:
+        start()
+    assert "hunter2" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not caplog.text
+
+
 def test_opentelemetry_s_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """With OTEL_SDK_DISABLED, trace contexts are forwarded unchanged."""
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")

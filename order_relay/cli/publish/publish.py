@@ -125,8 +125,9 @@ async def _open_publisher(
         if refusal:  # Kafka may accept every event
             _remark(f"what Kafka refuses cannot be saved in {table.location}: {refusal}")
         if publisher.outage:
+            outage = await command.explain_outage(settings) or publisher.outage
             saving = "" if refusal else f": saving events in {table.location}"
-            _remark(f"{publisher.outage}{saving}")
+            _remark(f"{outage}{saving}")
         watching = asyncio.create_task(publisher.watch())
         try:
             yield publisher

@@ -6,6 +6,7 @@ import pytest
 
 from tests.kafka.security.test_security_ways import WAYS
 from tests.support.dead_letter_commands import letter, put_letters, relay_on
+from tests.support.orders import order_value
 from tests.support.secure_kafka import SecureKafka
 from tests.support.stage import Stage
 
@@ -40,3 +41,15 @@ async def test_no_access_token_is_one_line(
     finally:
         secure.provider.start()
     assert "no access token from KAFKA_SASL_OAUTH_TOKEN_URL=" in line
+
+
+async def test_a_wrong_password_is_named(secure: SecureKafka, stage: Stage, tmp_path: Path) -> None:
+    """As the worker names it; ``publish`` saves the event, and says why."""
+    wrong = secure.password("SCRAM-SHA-512") | {"kafka_sasl_password": "hunter2"}
+    commands = relay_on(stage, tmp_path, **wrong)
+    (tmp_path / "orders").write_bytes(order_value(1))
+    listed = await commands("dlq", "list", statuses=(1,))
+    published = await commands("publish", str(tmp_path / "orders"))
+    for text in (listed.only_line, published.err):
+        assert "the brokers refuse KAFKA_SASL_USERNAME=relay and its KAFKA_SASL_PASSWORD" in text
+        assert "hunter2" not in text
