@@ -38,12 +38,8 @@ async def test_a_letter_gets_its_chances_and_no_more(
     ) as worker:
         await worker.wait_ready()
         await sink.wait_for(lambda s: "paid-1" in s.accepted_keys, timeout=90)
-        metric = "order_relay_dead_letters_auto_redriven_total"
-
-        async def redriven() -> bool:
-            return (await worker.metrics())[metric] == 2
-
-        await eventually(redriven, 30)
+        redriven = "order_relay_dead_letters_auto_redriven_total"
+        await worker.wait_metric(redriven, lambda count: count == 2, 30)
         commands = relay_on(stage, tmp_path)
 
         async def left() -> bool:

@@ -16,6 +16,7 @@ from tests.support.orders import orders
 from tests.support.publish_command import Commands, nothing_in
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
+from tests.support.worker import consumers_in
 
 pytestmark = pytest.mark.e2e
 
@@ -40,9 +41,7 @@ async def test_everything_that_a_worker_needs(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """A line for each part: ok, or warn where a worker makes what is missing; nothing is posted."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "points.py").write_text(FUNCTION, encoding="utf-8")
+    folder = consumers_in(tmp_path, "points.py", FUNCTION)
     for topic in (stage.topic, stage.dlq_topic):
         await replace(stage, topic=topic).publish(orders(1))
     commands = relay_on(

@@ -12,7 +12,7 @@ from tests.support.orders import Order, order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, consumers_in
 
 pytestmark = [
     pytest.mark.e2e,
@@ -112,16 +112,13 @@ async def test_the_console_shows_one_consumer_or_another(
     embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """The first one at first, the other by its link, with figures of its own."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
     embedded.create_topic(f"{stage.topic}.coupons.DLQ")
     async with (
         WorkerProcess(
             tmp_path,
             stage,
             sink.url,
-            consumer_folders=folder,
+            consumer_folders=consumers_in(tmp_path, "coupons.py", COUPONS),
             coupons_topic=stage.topic,
             coupons_group=f"{stage.group_id}-coupons",
         ) as worker,

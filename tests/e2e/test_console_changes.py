@@ -1,6 +1,5 @@
 """What a person changes in the console, in a real browser over the shipped worker."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,12 +100,9 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
     stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """The worker that pauses tells the other one; the pause survives restarts until resumed."""
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
     async with (
-        WorkerProcess(folders[0], stage, sink.url, name="one", api_token=TOKEN) as one,
-        WorkerProcess(folders[1], stage, sink.url, name="two", api_token=TOKEN) as two,
+        WorkerProcess(tmp_path / "one", stage, sink.url, name="one", api_token=TOKEN) as one,
+        WorkerProcess(tmp_path / "two", stage, sink.url, name="two", api_token=TOKEN) as two,
         browser_page() as (page, errors),
     ):
         for worker in (one, two):
@@ -123,8 +119,7 @@ async def test_a_paused_consumer_sends_nothing_on_any_worker(
         await expect(page.locator("#job")).to_contain_text("on all others", timeout=SEEN_MS)
 
         async def paused(worker: WorkerProcess) -> bool:
-            answer = await worker.get("/stats")
-            return answer is not None and bool(json.loads(answer[1])["paused"])
+            return bool((await worker.json("/stats"))["paused"])
 
         await page.goto("about:blank")
         assert await paused(one)

@@ -31,22 +31,14 @@ async def redrive(worker: WorkerProcess, **more: object) -> str:
     return job
 
 
-async def job_of(worker: WorkerProcess, job: str) -> dict[str, Any]:
-    """The progress of a job."""
-    url = f"http://127.0.0.1:{worker.web_port}/jobs/{job}"
-    async with aiohttp.ClientSession() as client, client.get(url) as answer:
-        body: dict[str, Any] = await answer.json()
-        return body
-
-
 async def ended(worker: WorkerProcess, job: str) -> dict[str, Any]:
     """The job's end."""
 
-    async def has_ended() -> bool:
-        return bool((await job_of(worker, job))["ended"])
+    async def found() -> dict[str, Any] | None:
+        state: dict[str, Any] = await worker.json(f"/jobs/{job}")
+        return state if state["ended"] else None
 
-    await eventually(has_ended, 60)
-    return await job_of(worker, job)
+    return await eventually(found, 60) or {}
 
 
 async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path: Path) -> None:
@@ -55,23 +47,20 @@ async def test_jobs_of_two_people_and_of_a_killed_worker(stage: Stage, tmp_path:
         stage, [replace(letter(n), value=order(n).value, partition=n % 3) for n in range(LETTERS)]
     )
     commands = relay_on(stage, tmp_path)
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
     async with (
         ScriptedSink() as sink,
-        WorkerProcess(folders[0], stage, sink.url, name="one") as one,
-        WorkerProcess(folders[1], stage, sink.url, name="two") as two,
+        WorkerProcess(tmp_path / "one", stage, sink.url, name="one") as one,
+        WorkerProcess(tmp_path / "two", stage, sink.url, name="two") as two,
     ):
         for worker in (one, two):
             await worker.wait_ready()
 
         async def under_way(job: str) -> bool:
-            return int((await job_of(one, job))["done"]) >= 40
+            return int((await one.json(f"/jobs/{job}"))["done"]) >= 40
 
         job = await redrive(one, rate=40)
         await eventually(lambda: under_way(job), 60)
-        state = await job_of(one, job)
+        state = await one.json(f"/jobs/{job}")
         assert (state["total"], state["ended"]) == (LETTERS, False)
         one.kill9()
         published = Counter(row.text("event-id") for row in await stage.records())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, consumers_in
 
 pytestmark = pytest.mark.e2e
 
@@ -59,8 +59,7 @@ async def test_a_mistake_ends_the_start_with_one_line(
     file: str, environment: dict[str, str], said: str, log_format: str, tmp_path: Path
 ) -> None:
     """It says what is wrong and where, as JSON where the log is; there is no stack trace."""
-    (tmp_path / "consumers").mkdir()
-    (tmp_path / "consumers" / "a.py").write_text(file, encoding="utf-8")
+    consumers_in(tmp_path, "a.py", file)
     settings = {"consumer_folders": "consumers", "log_format": log_format, **environment}
     async with WorkerProcess(tmp_path, NO_KAFKA, "http://127.0.0.1:1", **settings) as worker:
         assert await worker.wait() == 1

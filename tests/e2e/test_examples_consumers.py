@@ -58,15 +58,6 @@ def notification(request: Received) -> Answer:
     return ONCE.get(text, Answer()) if request.attempt == 1 else Answer()
 
 
-async def asked(worker: WorkerProcess, path: str) -> dict[str, Any]:
-    """The JSON of a page of the worker."""
-    answer = await worker.get(path)
-    assert answer is not None
-    assert answer[0] == 200, answer
-    page: dict[str, Any] = json.loads(answer[1])
-    return page
-
-
 async def test_the_examples_handle_every_event(
     embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
@@ -140,7 +131,7 @@ async def test_the_examples_handle_every_event(
         assert events == good - {published[-2].event_id}
 
         for name, one in stages.items():
-            stats = await asked(worker, f"/stats?consumer={name}")
+            stats = await worker.json(f"/stats?consumer={name}")
             assert stats["group"] == one.group_id
             assert {part["topic"] for part in stats["partitions"]} == {one.topic}
             counted = stats["deliveries"]
@@ -150,11 +141,11 @@ async def test_the_examples_handle_every_event(
             metrics = await worker.metrics(name)
             for outcome, count in counted.items():
                 assert metrics[f'order_relay_deliveries_total{{outcome="{outcome}"}}'] == count
-        assert (await asked(worker, "/orders/1?consumer=notifications"))["state"] == "delivered"
-        rejected = await asked(worker, "/orders/901?consumer=notifications")
+        assert (await worker.json("/orders/1?consumer=notifications"))["state"] == "delivered"
+        rejected = await worker.json("/orders/901?consumer=notifications")
         assert (rejected["state"], rejected["deadLetterReason"]) == ("dead_lettered", "rejected")
-        assert (await asked(worker, "/orders/901"))["state"] == "delivered"
-        assert (await asked(worker, "/orders/5?consumer=refunds"))["state"] == "delivered"
+        assert (await worker.json("/orders/901"))["state"] == "delivered"
+        assert (await worker.json("/orders/5?consumer=refunds"))["state"] == "delivered"
         assert await worker.stop() == 0
         assert "Traceback" not in worker.log_text()
         assert "Unclosed" not in worker.log_text()

@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.support.alert_rules import grafanas_own
@@ -116,10 +115,10 @@ class Story:
 
     async def pay(self) -> None:
         """Post orders: one is published, one is refused, and one is saved while Kafka is down."""
-        assert await self._post(order_value(601)) == "published"
-        assert await self._post(b"{}") == "refused"
+        for body, status in ((order_value(601), "published"), (b"{}", None)):
+            assert (await self.worker.post_order(body))[1].get("status") == status
         self.kafka.down()
-        assert await self._post(order_value(602)) == "saved"
+        assert (await self.worker.post_order(order_value(602)))[1]["status"] == "saved"
         self.kafka.up()
         await self.wait_for("fallback_replayed_total", 'result="published"', 1)
 
@@ -142,22 +141,8 @@ class Story:
 
     async def wait_for(self, name: str, label: str, value: float) -> None:
         """Wait until a metric of the worker has at least this value."""
-        key = f"order_relay_{name}{{{label}}}" if label else f"order_relay_{name}"
-
-        async def is_so() -> bool:
-            return (await self.worker.metrics()).get(key, 0) >= value
-
-        await self.worker.wait_until(is_so, LIMIT_SECONDS, f"to show {key} {value}")
-
-    async def _post(self, body: bytes) -> object:
-        url = f"http://{LOOPBACK}:{self.worker.web_port}/order-paid"
-        headers = {"Content-Type": "application/json"}
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(url, data=body, headers=headers) as response,
-        ):
-            answer = await response.json()
-        return answer.get("status", "refused")
+        key = f"order_relay_{name}{{{label}}}"
+        await self.worker.wait_metric(key, lambda now: now >= value, LIMIT_SECONDS)
 
 
 async def test_every_panel_has_data_and_every_alert_is_evaluated(

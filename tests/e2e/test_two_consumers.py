@@ -10,7 +10,7 @@ from tests.support.dead_letter_commands import letter, put_letters, relay_on
 from tests.support.orders import orders
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, consumers_in
 
 pytestmark = pytest.mark.e2e
 
@@ -43,14 +43,6 @@ async def issue(order, delivery):
     with Path("handled").open("a") as handled:
         handled.write(f"{delivery.idempotency_key}\\n")
 """
-
-
-def consumers_in(tmp_path: Path, name: str, source: str) -> Path:
-    """Write a file of consumers into a folder for CONSUMER_FOLDERS, and return the folder."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / name).write_text(source, encoding="utf-8")
-    return folder
 
 
 async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(

@@ -6,7 +6,6 @@ never assert a duration.
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -190,7 +189,6 @@ async def deliver_to_limited(stage: Stage, directory: Path, limit: str, refusal:
     async with ScriptedSink() as sink:
         sink.script = lambda request: Answer() if takes(time.monotonic()) else refused
         published = await stage.publish(orders(COUNT))
-        await asyncio.to_thread(directory.mkdir)
         async with WorkerProcess(directory, stage, sink.url, **DEFAULTS) as worker:
             await sink.wait_for(lambda s: len(s.accepted) == COUNT, LIMIT_SECONDS)
             await eventually(stage.all_committed, 30, "everything is committed")
@@ -261,8 +259,7 @@ async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
         await worker.wait_log("Breaker open")
 
         async def probed() -> bool:
-            answer = await worker.get("/stats")
-            return answer is not None and json.loads(answer[1])["breaker"]["failed_probes"] >= 8
+            return bool((await worker.json("/stats"))["breaker"]["failed_probes"] >= 8)
 
         # The first probes come sooner, the last two after the whole interval.
         await worker.wait_until(probed, LIMIT_SECONDS, "to probe")

@@ -1,14 +1,11 @@
 """The shipped worker with its fallback table: outages of Kafka and of the database."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.support.embedded import EmbeddedKafka
-from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, order_value, orders
 from tests.support.publish_command import Commands
 from tests.support.sink import ScriptedSink
@@ -25,19 +22,6 @@ QUICK: dict[str, Any] = {
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACE = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01", "tracestate": "rojo=1,congo=2"}
-
-
-async def post(worker: WorkerProcess, body: bytes) -> tuple[int, dict[str, object]]:
-    """POST a paid order with a trace context: status and answer."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(
-            f"http://{LOOPBACK}:{worker.web_port}/order-paid",
-            data=body,
-            headers={"Content-Type": "application/json", **TRACE},
-        ) as response,
-    ):
-        return response.status, await response.json()
 
 
 def database(folder: Path) -> dict[str, Any]:
@@ -61,18 +45,16 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
     stage = fragile.stage()
     async with WorkerProcess(tmp_path, stage, sink.url, **QUICK, **database(tmp_path)) as worker:
         await worker.wait_ready()
-        status, published = await post(worker, order_value(1))
+        status, published = await worker.post_order(order_value(1), **TRACE)
         assert (status, published.get("status")) == (202, "published"), published
         await worker.wait_log("Fallback table opened")
         delete_database(tmp_path)
         fragile.down()
-        status, saved = await post(worker, order_value(2))
+        status, saved = await worker.post_order(order_value(2), **TRACE)
         assert (status, saved.get("status")) == (202, "saved"), saved
         await worker.wait_log("Saved fallback message")
-        found = await worker.get("/orders/2")
-        assert found is not None
-        waits = json.loads(found[1])
-        assert (found[0], waits["state"], waits["fallbackId"]) == (200, "saved", saved["id"])
+        waits = await worker.json("/orders/2")
+        assert (waits["state"], waits["fallbackId"]) == ("saved", saved["id"])
         metrics = await worker.metrics()
         assert metrics['order_relay_published_total{result="saved"}'] == 1
         assert metrics["order_relay_fallback_files_replaced_total"] == 1
@@ -105,7 +87,7 @@ async def test_a_database_that_is_down_does_not_stop_deliveries(
         await worker.wait_ready()
         await worker.wait_log("Fallback table unusable")
         published = await stage.publish(orders(20))
-        status, answer = await post(worker, order_value(99))
+        status, answer = await worker.post_order(order_value(99))
         assert (status, answer["status"]) == (202, "published")
         await sink.wait_for(lambda s: len(s.accepted) == 21, timeout=60)
         assert (await worker.metrics())["order_relay_fallback_database_up"] == 0

@@ -1,10 +1,8 @@
 """The shipped worker with few file descriptors and many silent clients."""
 
 import asyncio
-import json
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.support.kafka.ports import LOOPBACK
@@ -29,12 +27,9 @@ async def test_few_file_descriptors_and_many_silent_connections(
         await worker.wait_ready()
         silent = [await asyncio.open_connection(LOOPBACK, worker.web_port) for _ in range(SILENT)]
         published = await stage.publish(orders(300))
-        async with aiohttp.ClientSession() as http:
-            url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
-            for number in range(1001, 1021):
-                given = {"Content-Type": "application/json", "event-id": str(number)}
-                async with http.post(url, data=order_value(number), headers=given) as answer:
-                    assert json.loads(await answer.text())["status"] == "published"
+        for number in range(1001, 1021):
+            _, answer = await worker.post_order(order_value(number), event_id=str(number))
+            assert answer["status"] == "published"
         await sink.wait_for(lambda s: len(s.accepted) >= 320, timeout=60)
         assert sorted(sink.accepted_keys) == sorted(
             [*event_ids(published), *map(str, range(1001, 1021))]

@@ -9,7 +9,7 @@ import pytest
 from tests.support.orders import event_ids, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, consumers_in
 
 pytestmark = pytest.mark.e2e
 
@@ -45,8 +45,6 @@ async def test_an_unread_log_and_signals_do_not_stop_deliveries(
         # The log has this text: more than a pipe holds.
         return Answer(500, body=b"\xc3\xa4" * 300)
 
-    (tmp_path / "consumers").mkdir()
-    (tmp_path / "consumers" / "prints.py").write_text(PRINTS, encoding="utf-8")
     sink.script = lambda request: once(request.idempotency_key)
     published = await stage.publish(orders(400))
     async with WorkerProcess(
@@ -54,7 +52,7 @@ async def test_an_unread_log_and_signals_do_not_stop_deliveries(
         stage,
         sink.url,
         breaker_failure_threshold=0,
-        consumer_folders="consumers",
+        consumer_folders=consumers_in(tmp_path, "prints.py", PRINTS),
         prints_topic=stage.topic,
         prints_group=f"{stage.group_id}-prints",
         **POOR_LOCALE,

@@ -1,19 +1,17 @@
 """Paid orders over HTTP, from the client to the external logger, through the shipped worker."""
 
 import asyncio
-import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import sqlalchemy as sa
 
 from order_relay.fallback.sql.engine import make_engine
 from order_relay.fallback.sql.schema import fallback_message
 from tests.support.embedded import EmbeddedKafka
-from tests.support.publish_ways import LOOPBACK, body
+from tests.support.publish_ways import body
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
 from tests.support.worker import WorkerProcess
@@ -25,13 +23,9 @@ async def post(
     worker: WorkerProcess, number: int, data: Any = None, **headers: str
 ) -> tuple[int, dict[str, Any]]:
     """Post an order, or other data; returns status and answer."""
-    url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
-    given = {"Content-Type": "application/json", "event-id": f"order-{number}"} | headers
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(url, data=data or body(number), headers=given) as answer,
-    ):
-        return answer.status, json.loads(await answer.text())
+    return await worker.post_order(
+        data or body(number), **({"event_id": f"order-{number}"} | headers)
+    )
 
 
 async def test_from_the_client_to_the_logger(
@@ -73,7 +67,7 @@ async def test_stopping_while_kafka_is_away(
         fragile.down()
         waiting = [asyncio.create_task(post(worker, number)) for number in range(2, 12)]
         # The worker's loop takes requests in order: once this one is answered, it has the others.
-        assert (await post(worker, 99, **{"event-id": ""}))[0] == 400
+        assert (await post(worker, 99, event_id=""))[0] == 400
         assert await worker.stop() == 0
         for status, answer in await asyncio.gather(*waiting):
             assert (status, answer["status"]) == (202, "saved")

@@ -36,23 +36,12 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
         await worker.wait_ready()
         await sink.down()
         during = await stage.publish(orders(2000, first=1000))
-
-        async def is_open() -> bool:
-            return (await worker.metrics()).get(BREAKER_STATE) == OPEN
-
-        await worker.wait_until(is_open, 30, "to open its breaker")
+        await worker.wait_metric(BREAKER_STATE, lambda state: state == OPEN, 30)
         # Several probes fail, each after a longer wait.
         attempts = (await worker.metrics())[REFUSED]
-
-        async def has_probed() -> bool:
-            return (await worker.metrics())[REFUSED] >= attempts + 3
-
-        await worker.wait_until(has_probed, 30, "to probe three times")
-
-        async def nothing_but_a_probe() -> bool:
-            return (await worker.metrics())["order_relay_in_flight"] <= 1
-
-        await worker.wait_until(nothing_but_a_probe, 30, "to end what was under way")
+        await worker.wait_metric(REFUSED, lambda now: now >= attempts + 3, 30)
+        # Nothing but a probe.
+        await worker.wait_metric("order_relay_in_flight", lambda now: now <= 1, 30)
         metrics = await worker.metrics()
         # Intake has stopped: records of attempts and probes are held, the rest stays in Kafka.
         assert 0 < metrics["order_relay_held_records"] < MAX_READ_AHEAD + 50

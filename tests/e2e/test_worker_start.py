@@ -64,7 +64,7 @@ async def test_sigterm_while_kafka_is_missing_ends_the_worker(
         await worker.wait_log("Kafka cannot be reached")
         await worker.wait_until(worker.live, 30, "to be alive")
         assert not await worker.ready()
-        figures = json.loads((await worker.get("/stats") or (0, ""))[1])
+        figures = await worker.json("/stats")
         assert (figures["kafka_up"], figures["partitions"]) == (False, [])
         worker.sigterm()
         assert await worker.wait(15) == 0

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,17 +12,6 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess, attempts
 
 pytestmark = pytest.mark.e2e
-
-
-async def figures(worker: WorkerProcess) -> dict[str, Any]:
-    """Fetch ``/stats``."""
-    answer = await worker.get("/stats")
-    assert answer is not None
-    status, text = answer
-    assert status == 200
-    found = json.loads(text, parse_constant=pytest.fail)
-    assert isinstance(found, dict)
-    return found
 
 
 async def test_the_figures_under_traffic_are_those_of_the_metrics(
@@ -43,11 +31,11 @@ async def test_the_figures_under_traffic_are_those_of_the_metrics(
         ends = await stage.ends()
 
         async def settled() -> bool:
-            found = await figures(worker)
+            found = await worker.json("/stats")
             return [one["lag"] for one in found["partitions"]] == [0] * len(ends)
 
         await worker.wait_until(settled, 30, "to show a lag of 0")
-        found, metrics = await figures(worker), await worker.metrics()
+        found, metrics = await worker.json("/stats"), await worker.metrics()
         await worker.wait_log("Delivery stats - delivered: 60, dead lettered: 1, duplicates: 0, ")
         assert await worker.stop() == 0
     assert not worker.log_lines("Breaker open")  # the threshold is 0, and 61 in a row failed

@@ -15,6 +15,7 @@ The process ends with the test, however that ends.
 """
 
 import inspect
+import json
 import os
 import signal
 import subprocess
@@ -22,9 +23,10 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import forks
@@ -45,6 +47,14 @@ QUICK = {
 """Shorter waits than the product's own, so that tests are quick."""
 
 
+def consumers_in(folder: Path, name: str, source: str) -> Path:
+    """Write a file of consumers into a new folder, for CONSUMER_FOLDERS; returns that folder."""
+    made = folder / "consumers"
+    made.mkdir()
+    (made / name).write_text(source, encoding="utf-8")
+    return made
+
+
 def attempts(metrics: Mapping[str, float], result: str) -> float:
     """Attempts with this result, of whatever status, from what ``WorkerProcess.metrics`` gave."""
     beginning = f'order_relay_delivery_attempts_total{{result="{result}",'
@@ -55,7 +65,7 @@ class WorkerProcess:
     """A worker; made, not started. May be started again after its end, on the same web port.
 
     Args:
-        directory: Its working directory, and where its log goes.
+        directory: Its working directory, made if missing, and where its log goes.
         stage: Its Kafka, topics and group.
         logger_url: EXTERNAL_LOGGER_URL.
         name: Tells workers of one test apart.
@@ -72,6 +82,7 @@ class WorkerProcess:
         name: str = "worker",
         **settings: object,
     ) -> None:
+        directory.mkdir(exist_ok=True)
         self.name = name
         self.web_port = free_ports(1)[0]
         self.log = directory / f"{name}.log"
@@ -245,6 +256,16 @@ class WorkerProcess:
 
         await eventually(holds, timeout, self._still(what))
 
+    async def wait_metric(
+        self, name: str, holds: Callable[[float], bool], timeout: float = LIMIT_SECONDS
+    ) -> None:
+        """Wait until a metric, 0 while it is missing, has such a value."""
+
+        async def has_it() -> bool:
+            return holds((await self.metrics()).get(name, 0))
+
+        await self.wait_until(has_it, timeout, f"to show {name}")
+
     async def wait_log(self, phrase: str, timeout: float = LIMIT_SECONDS) -> None:
         """Wait until its log has a phrase."""
         await self.wait_until(lambda: phrase in self.log_text(), timeout, f"to log {phrase!r}")
@@ -271,14 +292,22 @@ class WorkerProcess:
         except (aiohttp.ClientError, TimeoutError):
             return None
 
-    async def post(self, path: str, token: str | None = None) -> tuple[int, str]:
-        """POST nothing to its web server: status and body."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async def json(self, path: str) -> Any:
+        """GET a page, which must be JSON with the status 200."""
+        answer = await self.get(path)
+        assert answer is not None, path
+        assert answer[0] == 200, answer
+        return json.loads(answer[1], parse_constant=pytest.fail)
+
+    async def post_order(self, data: Any, **headers: str) -> tuple[int, dict[str, Any]]:
+        """POST to its ``/order-paid``: status and answer; in names "_" is "-"."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = f"http://{LOOPBACK}:{self.web_port}/order-paid"
         async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"http://{LOOPBACK}:{self.web_port}{path}", headers=headers) as response,
+            aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
+            session.post(url, data=data, headers=given) as answer,
         ):
-            return response.status, await response.text()
+            return answer.status, await answer.json()
 
     async def metrics(self, consumer: str = "order_logging") -> dict[str, float]:
         """Its metrics now, by name and sorted labels as Prometheus writes them.
