@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import socket
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from tests.support.sink import Answer, ScriptedSink
 
 
 async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> None:
-    """The body arrives byte for byte, with the idempotency key and a JSON content type."""
+    """The body byte for byte, the idempotency key and a JSON content type; no signature."""
     body = b' {"orderId" : 1, "note":"\xc3\xa4\\u00e4\\n"}\r\n'
     async with client(sink.url) as http:
         answer = await http.post(body, "order-paid-events-0-17")
@@ -36,7 +37,7 @@ async def test_one_post_carries_the_bytes_as_they_are(sink: ScriptedSink) -> Non
     assert request.idempotency_key == "order-paid-events-0-17"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["content-length"] == str(len(body))
-    assert "authorization" not in request.headers
+    assert not re.search("authorization|webhook-|trace", " ".join(request.headers))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -80,14 +81,6 @@ async def test_cookies_are_not_kept(sink: ScriptedSink) -> None:
         await http.post(BODY, "key-1")
         await http.post(BODY, "key-2")
     assert all("cookie" not in request.headers for request in sink.requests)
-
-
-async def test_a_large_record_arrives_whole(sink: ScriptedSink) -> None:
-    """A body of several megabytes is sent in pieces, and arrives as it was."""
-    body = b'{"pad":"' + b"0123456789" * 300_000 + b'"}'
-    async with client(sink.url) as http:
-        assert (await http.post(body, "key")).verdict is Verdict.SUCCESS
-    assert sink.requests[0].body == body
 
 
 async def test_a_post_without_start_is_a_fault_of_ours(sink: ScriptedSink) -> None:
@@ -169,13 +162,6 @@ async def test_a_signature_is_one_that_receivers_check(sink: ScriptedSink) -> No
     assert "traceparent" in first.headers
 
 
-async def test_without_keys_nothing_is_signed(sink: ScriptedSink) -> None:
-    """No signature header is sent."""
-    async with client(sink.url) as http:
-        await http.post(BODY, "key")
-    assert not [name for name in sink.requests[0].headers if name.startswith("webhook-")]
-
-
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -244,39 +230,27 @@ async def test_many_posts_at_once_find_no_name_server(monkeypatch: pytest.Monkey
     assert verdicts == [[Verdict.LOCAL] * 2] * 5
 
 
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
 async def test_what_is_known_serves_while_no_name_server_answers(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
-    """Once the name was resolved, an outage of the name server has no effect."""
+    """Once the name was resolved, an outage of the name server is at most a brief wait."""
     monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.0)
+    if hangs:
+        monkeypatch.setattr(addresses, "REFRESH_SECONDS", 0.01)
     async with RawServer(replies(OK)) as server:
         names = Names(monkeypatch, port_of(server))
         async with patient_client("http://logger.test/logs") as http:
             await post(http)
-            names.fails = True
+            names.fails = not hangs
+            names.hangs = asyncio.Event() if hangs else None
             for _ in range(3):
                 await post(http)
+            if names.hangs is not None:
+                names.hangs.set()
         assert len(server.requests) == 4
-        assert names.asked == 4
-
-
-async def test_what_is_known_serves_while_a_name_server_hangs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The client waits only briefly, then uses the known addresses."""
-    monkeypatch.setattr(http_client, "LIFE_SECONDS", (0.0, 0.0))
-    monkeypatch.setattr(addresses, "KNOWN_SECONDS", 0.0)
-    monkeypatch.setattr(addresses, "REFRESH_SECONDS", 0.01)
-    async with RawServer(replies(OK)) as server:
-        names = Names(monkeypatch, port_of(server))
-        async with patient_client("http://logger.test/logs") as http:
-            await post(http)
-            names.hangs = asyncio.Event()
-            for _ in range(3):
-                await post(http)
-            names.hangs.set()
-        assert len(server.requests) == 4
+        assert hangs or names.asked == 4
 
 
 async def test_a_name_server_that_hangs_is_a_fault_of_this_host(

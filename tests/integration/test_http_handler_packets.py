@@ -26,14 +26,13 @@ def any_answer_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("interim", [*INTERIM.values(), ALL], ids=[*INTERIM, "all"])
-@pytest.mark.parametrize("together", [True, False], ids=["one packet", "packets"])
-async def test_interim_answers_are_not_the_answer(interim: bytes, together: bool) -> None:
+async def test_interim_answers_are_not_the_answer(interim: bytes) -> None:
     """The answer after them counts, without their headers; the connection is kept."""
 
     async def script(peer: Peer) -> None:
         for final in (OK, BUSY, OK):
             await peer.request()
-            await peer.send(*([interim + final] if together else [interim, final]))
+            await peer.send(interim, final)
         await peer.end()
 
     async with talking(script) as (server, http):
@@ -110,40 +109,24 @@ UNSOLICITED = [
     pytest.param(OK, id="an answer"), pytest.param(OK[:12], id="part of an answer"),
     pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="an interim answer"),
     pytest.param(b"\x00\xff garbage", id="garbage"), pytest.param(b"\r\n", id="an empty line"),
+    pytest.param(TIMED_OUT, id="408"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("unsolicited", UNSOLICITED)
-async def test_bytes_behind_an_answer(unsolicited: bytes) -> None:
-    """Extra bytes after an answer close the connection; the next post opens a new one."""
-    async with talking(replies(OK + unsolicited), replies(BUSY)) as (server, http):
-        assert (await post(http, "first")).verdict is Verdict.SUCCESS
-        answer = await post(http, "second")
-        await server.ended(0)
-    assert (answer.status, answer.detail) == (503, "busy")
-    assert [(request.connection, request.key) for request in server.requests] == [
-        (0, "first"),
-        (1, "second"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("unsolicited", "closes"),
-    [
-        *(pytest.param(*one.values, False, id=one.id) for one in UNSOLICITED),
-        pytest.param(TIMED_OUT, True, id="408, closed"),
-        pytest.param(OK, True, id="an answer, closed"),
-    ],
-)
-async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> None:
-    """Bytes between two posts close the connection; the next post opens a new one."""
+@pytest.mark.parametrize("when", ["behind an answer", "later", "later, closed"])
+async def test_bytes_that_no_request_asked_for(unsolicited: bytes, when: str) -> None:
+    """They close the connection, and are no answer to the next post, which opens a new one."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(OK)
-        await answered.wait()
-        await peer.send(unsolicited)
-        if closes:
+        if when == "behind an answer":
+            await peer.send(OK + unsolicited)
+        else:
+            await peer.send(OK)
+            await answered.wait()
+            await peer.send(unsolicited)
+        if when == "later, closed":
             peer.finish()
         await peer.arrived()
         arrived.set()
@@ -153,7 +136,8 @@ async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> 
     async with talking(script, replies(BUSY)) as (server, http):
         assert (await post(http, "first")).verdict is Verdict.SUCCESS
         answered.set()
-        await arrived.wait()
+        if when != "behind an answer":
+            await arrived.wait()
         answer = await post(http, "second")
         await server.ended(0)
     assert (answer.status, answer.detail) == (503, "busy")
@@ -161,39 +145,6 @@ async def test_bytes_on_an_idle_connection(unsolicited: bytes, closes: bool) -> 
         (0, "first"),
         (1, "second"),
     ]
-
-
-@pytest.mark.parametrize("later", [False, True], ids=["same packet", "later"])
-async def test_many_posts_to_a_server_that_answers_twice(later: bool) -> None:
-    """Although the server adds an unsolicited 200, each refused post gets its own refusal."""
-
-    async def script(peer: Peer) -> None:
-        refusal = refuse((await peer.request()).key)
-        if later:
-            await peer.send(refusal)
-            await told.wait()
-            await peer.send(OK)
-        else:
-            await peer.send(refusal + OK)
-        await peer.arrived()
-        arrived.set()
-        await peer.end()
-
-    told, arrived = Event(), Event()
-    async with talking(script) as (server, http):
-        for number in range(50):
-            told.clear()
-            arrived.clear()
-            answer = await post(http, f"key-{number}")
-            assert (answer.status, answer.detail) == (422, f"key-{number}")
-            told.set()
-            await arrived.wait()
-    assert server.connections == list(range(50))
-
-
-def refuse(key: str) -> bytes:
-    """An answer that names the post it belongs to."""
-    return f"HTTP/1.1 422 No\r\nContent-Length: {len(key)}\r\n\r\n{key}".encode()
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"

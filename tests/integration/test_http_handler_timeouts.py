@@ -20,25 +20,17 @@ def is_late(answer: Answer, failure: str, limit: str) -> None:
     assert "Timeout" in (answer.error_type or "")
 
 
-async def test_connecting_has_a_limit_of_its_own() -> None:
-    """An attempt to a host that does not accept ends after the connect time-out."""
+@pytest.mark.parametrize("limits", [(60, 0.2), (0.2, 60)], ids=["its own", "the attempt's"])
+async def test_connecting_has_a_limit_of_its_own_and_the_attempts(
+    limits: tuple[float, float],
+) -> None:
+    """An attempt to a host that does not accept ends after the shorter of both time-outs."""
+    timeout, connect = limits
     with unanswered() as port:
         async with client(
-            f"http://127.0.0.1:{port}", timeout_seconds=60, connect_timeout_seconds=0.2
+            f"http://127.0.0.1:{port}", timeout_seconds=timeout, connect_timeout_seconds=connect
         ) as http:
             is_late(await post(http), "connect", "0.2 s")
-
-
-async def test_connecting_is_part_of_the_attempt() -> None:
-    """The attempt's time-out also limits a longer connect time-out."""
-    with unanswered() as port:
-        async with client(
-            f"http://127.0.0.1:{port}", timeout_seconds=0.2, connect_timeout_seconds=60
-        ) as http:
-            answer = await post(http)
-    assert (answer.verdict, answer.status) == (Verdict.RETRYABLE, None)
-    assert answer.failure in ("connect", "timeout")
-    assert "0.2 s" in answer.detail
 
 
 async def test_a_handshake_is_part_of_connecting() -> None:
