@@ -7,8 +7,9 @@ import pytest
 
 from order_relay.delivery.dispatcher import MAX_READ_AHEAD
 from tests.support.embedded import EmbeddedKafka
-from tests.support.front_door import FrontDoor
+from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, orders
+from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -100,15 +101,20 @@ async def test_brokers_that_come_back_under_other_addresses(
     """When no known broker answers, the worker asks the bootstrap servers again."""
     stage = fragile.stage()
     first = await stage.publish(orders(30))
-    async with FrontDoor(fragile.bootstrap_servers) as door:
-        fronted = replace(stage, bootstrap_servers=door.address)
+    kafka = fragile
+
+    async def load_balancer(peer: Peer) -> None:
+        await peer.pass_on(int(kafka.bootstrap_servers.partition(",")[0].rpartition(":")[2]))
+
+    async with RawServer(load_balancer) as door:
+        fronted = replace(stage, bootstrap_servers=f"{LOOPBACK}:{door.port}")
         async with WorkerProcess(tmp_path, fronted, sink.url) as worker:
             await sink.wait_for(lambda s: len(s.accepted) == len(first), timeout=60)
             await worker.wait_ready()
             with EmbeddedKafka() as elsewhere:
                 for topic in (stage.topic, stage.dlq_topic):
                     elsewhere.create_topic(topic)
-                door.leads_to(elsewhere.bootstrap_servers)
+                kafka = elsewhere
                 fragile.close()
                 moved = replace(stage, bootstrap_servers=elsewhere.bootstrap_servers)
                 second = await moved.publish(orders(30, first=1000))

@@ -149,6 +149,35 @@ class Peer:
         while True:
             await self.some()
 
+    async def pass_on(self, port: int, sent: bytes = b"") -> None:
+        """Pass bytes between the client and a local port, until one of both ends.
+
+        Args:
+            port: Where they go.
+            sent: What the client has sent of them.
+        """
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+
+        async def there() -> None:
+            writer.write(sent)
+            while True:
+                writer.write(await self.some())
+                await writer.drain()
+
+        async def back() -> None:
+            while data := await reader.read(READ_BYTES):
+                self._write(data)
+                await self._writer.drain()
+
+        ways = [asyncio.create_task(there()), asyncio.create_task(back())]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            writer.close()
+
     def finish(self) -> None:
         """Send nothing more (FIN); the client's bytes still arrive."""
         self._writer.write_eof()
