@@ -1,15 +1,13 @@
 """``order-relay`` itself: what it imports, the application that ``-A`` names, completion."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.child import ROOT, run
 from tests.support.publish_command import Commands, nothing_in
-from tests.support.worker import ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -44,15 +42,7 @@ async def collect(order, delivery): ...
 
 def modules_after(folder: Path, *arguments: str, status: int = 0) -> set[str]:
     """The packages that a command has imported when it ends."""
-    ended = subprocess.run(
-        [sys.executable, "-c", OF_MODULES.format(arguments=list(arguments))],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run("-c", OF_MODULES.format(arguments=list(arguments)), folder=folder)
     assert ended.returncode == status, ended.stderr
     return set(json.loads(ended.stderr.splitlines()[-1]))
 
@@ -132,15 +122,7 @@ def test_old_commands_of_faust_name_the_new_ones(tmp_path: Path) -> None:
         "order-status": "order",
     }  # fmt: skip
     for old, new in moved.items():
-        ended = subprocess.run(
-            [sys.executable, "-m", "faust", "-A", "app", old, "--all", "x"],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        ended = run("-m", "faust", "-A", "app", old, "--all", "x", folder=tmp_path)
         assert ended.stderr == f"faust -A app {old} is now: order-relay {new}\n"
         assert (ended.returncode, ended.stdout) == (2, "")
     assert nothing_in(tmp_path)
@@ -149,15 +131,8 @@ def test_old_commands_of_faust_name_the_new_ones(tmp_path: Path) -> None:
 def test_the_script_of_faust_finds_the_consumers_of_its_folder(tmp_path: Path) -> None:
     """``.venv/bin/faust`` finds them without the folder in PYTHONPATH."""
     (tmp_path / "order_relay").symlink_to(ROOT / "order_relay")
-    ended = subprocess.run(
-        [Path(sys.executable).with_name("faust"), "-A", "app", "worker"],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(tmp_path), "CONSUMERS": "other"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    faust = Path(sys.executable).with_name("faust")
+    ended = run(faust, "-A", "app", "worker", PYTHONPATH=tmp_path, CONSUMERS="other")
     assert "CONSUMERS='other'" in ended.stderr
     assert "of these: order_logging" in ended.stderr
     assert ended.returncode == 1

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.child import ROOT, run
 from tests.support.kafka.ports import free_ports
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 # Includes the worker's start, an outage of the logger, and orders retried until given up.
 LIMIT_SECONDS = 240.0
 # A user's settings for another program; the demo must ignore them.
@@ -166,15 +166,8 @@ def try_commands(text: str, folder: Path) -> None:
     # A redriven letter may be given up again; then the status is 1.
     assert commands[-1] == "order-relay status"
     commands[-1] += " || test $? = 1"
-    ended = subprocess.run(
-        ["/bin/sh", "-ec", "\n".join(commands)],
-        cwd=folder,
-        env={"PATH": f"{os.environ['PATH']}:{folder}", "HOME": os.environ["HOME"], **USERS},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    own = {"PATH": f"{os.environ['PATH']}:{folder}", "HOME": os.environ["HOME"], "PYTHONPATH": ""}
+    ended = run("/bin/sh", "-ec", "\n".join(commands), folder=folder, **own, **USERS)
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"^orderId +100001 *$", ended.stdout, re.MULTILINE), ended.stdout
     assert "The ledger closes" in ended.stdout
@@ -268,15 +261,7 @@ async def test_even_killed_it_leaves_no_worker(tmp_path: Path, started: list[Dem
 def ended(folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
     """Run the command with five orders to its end, on free ports unless some are given."""
     ports = dict(zip(("LOGGER_PORT", "WEB_PORT"), map(str, free_ports(2)), strict=True))
-    return subprocess.run(
-        [sys.executable, "-m", "demo", "--orders", "5"],
-        cwd=ROOT,
-        env=environment(folder, **(ports | given)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run("-m", "demo", "--orders", "5", folder=ROOT, **environment(folder, **(ports | given)))
 
 
 @pytest.mark.parametrize("variable", ["LOGGER_PORT", "WEB_PORT"])

@@ -1,14 +1,13 @@
 """A team's own repository with consumers: examples/own-repository, installed, tested and run."""
 
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.child import run
 from tests.support.embedded import EmbeddedKafka
 from tests.support.orders import order
 from tests.support.sink import ScriptedSink
@@ -36,30 +35,22 @@ def installed(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*command: str, folder: Path, installed: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of this Python in a folder."""
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={"PATH": "", "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-
-
 def test_its_own_tests_pass(repository: Path, installed: Path) -> None:
     """The handler is tested without Kafka and without a worker."""
     # The plugin of a library of our own tests needs more than is installed.
-    ended = run("-m", "pytest", "-q", "-p", "no:cloudcoil", folder=repository, installed=installed)
+    ended = run(
+        *("-m", "pytest", "-q", "-p", "no:cloudcoil"),
+        folder=repository,
+        PATH="",
+        PYTHONPATH=installed,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 passed" in ended.stdout
 
 
 def test_commands_work_on_its_consumers(repository: Path, installed: Path) -> None:
     """``order-relay`` finds the application in the current folder, as Faust does."""
-    ended = run("-m", "order_relay", "check", folder=repository, installed=installed)
+    ended = run("-m", "order_relay", "check", folder=repository, PATH="", PYTHONPATH=installed)
     assert ended.stdout.startswith("ok   settings: the consumers are coupons\n"), ended.stderr
     assert "target of coupons" in ended.stdout
     assert "Traceback" not in ended.stderr
@@ -71,7 +62,8 @@ def test_it_can_be_built(repository: Path, installed: Path, tmp_path: Path) -> N
         *("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"),
         *("-w", str(tmp_path), "."),
         folder=repository,
-        installed=installed,
+        PATH="",
+        PYTHONPATH=installed,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (wheel,) = tmp_path.glob("shop_consumers-*.whl")

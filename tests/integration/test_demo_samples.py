@@ -13,12 +13,11 @@ import aiohttp
 import pytest
 
 from order_relay.settings import load_settings
-from tests.support.child import on_leash
+from tests.support.child import ROOT, on_leash, run
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.orders import orders
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import ROOT
 
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[bytes]:
@@ -153,14 +152,7 @@ def test_a_mistake_gets_one_line(
     tmp_path: Path, command: list[str], environment: dict[str, str], status: int, complaint: str
 ) -> None:
     """A wrong option or setting ends it with one line that says what is allowed."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
-        check=False,
-    )
+    done = run("-m", *command, folder=tmp_path, **environment)
     assert done.returncode == status
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1

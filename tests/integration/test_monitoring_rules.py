@@ -1,13 +1,13 @@
 """Prometheus' own tools check alerts, configuration, and the dashboards' arithmetic."""
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.child import run
 from tests.support.dashboard_panels import questions
 from tests.support.prometheus_server import FOLDER, JOB, promtool, unavailable_reason
 
@@ -31,12 +31,7 @@ def test_prometheus_can_read_its_configuration() -> None:
 )
 def test_alertmanager_can_read_its_configuration() -> None:
     """Alertmanager's own tool finds the receiver and the inhibition rule."""
-    done = subprocess.run(
-        ["amtool", "check-config", FOLDER / "alertmanager.yml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("amtool", "check-config", FOLDER / "alertmanager.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 inhibit rules" in done.stdout
     assert "1 receivers" in done.stdout

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.support.child import ROOT, run
 from tests.support.wheels import wheel_source
 
-ROOT = Path(__file__).parents[2]
 OLDEST = ROOT / "requirements" / "oldest.txt"
 WORKER_ONLY = {"faust-streaming", "mode-streaming", "aiokafka", "aiohttp", "rocksdict", "uvloop"}
 LIMIT_SECONDS = 300
@@ -20,18 +19,8 @@ LIMIT_SECONDS = 300
 
 def _run(*command: str, **environment: str) -> str:
     """Run a command of this Python in the root; returns its output."""
-    ended = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout[-3000:]
+    ended = run(*command, folder=ROOT, **(os.environ | environment))
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return ended.stdout
 
 
@@ -93,17 +82,14 @@ def test_the_wheel_has_the_engine_alone(tmp_path: Path) -> None:
         *("--target", str(site)),
         str(wheel),
     )
-    assert _run(str(site / "bin" / "order-relay"), "--version", PYTHONPATH=str(site)).split() == [
-        "order-relay", importlib.metadata.version("order-relay"),
-    ]  # fmt: skip
+    told = run(sys.executable, site / "bin" / "order-relay", "--version", PYTHONPATH=site).stdout
+    assert told.split() == ["order-relay", importlib.metadata.version("order-relay")]
 
 
 def test_a_command_without_the_workers_packages_says_what_to_install() -> None:
     """An order service's installation has the command without its dependencies."""
     code = "import sys; sys.modules['click'] = None; import order_relay.__main__"
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ended = run("-c", code)
     line = "order-relay: its commands need pip install 'order-relay[worker]'\n"
     assert (ended.returncode, ended.stderr) == (1, line)
 
@@ -116,10 +102,8 @@ def test_publishing_works_with_the_oldest_sqlalchemy(tmp_path: Path) -> None:
         *(str(tmp_path), "-r", str(OLDEST)),
         **wheel_source([OLDEST]),
     )
-    version = _run(
-        "-c", "import sqlalchemy; print(sqlalchemy.__version__)", PYTHONPATH=f"{tmp_path}"
-    )
-    assert version.startswith("2.0.")
+    version = "import sqlalchemy; print(sqlalchemy.__version__)"
+    assert _run("-c", version, PYTHONPATH=f"{tmp_path}").startswith("2.0.")
     folder = "tests/integration/publishing"
     modules = ("test_outbox.py", "test_after_commit.py", "test_commit_hook.py", "test_examples.py")
     said = _run(

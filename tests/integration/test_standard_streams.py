@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from order_relay.logs.standard_streams import NonBlockingStream, escape_unencodable
-from tests.support.child import ROOT
+from tests.support.child import run
 from tests.support.waiting import eventually
 
 LIMIT_SECONDS = 30.0
@@ -106,14 +105,7 @@ def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPat
 )
 def test_a_stdin_that_was_closed_is_empty(command: str, status: int, tmp_path: Path) -> None:
     """A command without stdin reads nothing and asks no question."""
-    ended = subprocess.run(
-        ["/bin/sh", "-c", f'exec "$0" -m order_relay {command} <&-', sys.executable],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    line = f'exec "$0" -m order_relay {command} <&-'
+    ended = run("/bin/sh", "-c", line, sys.executable, folder=tmp_path)
     assert ended.returncode == status
     assert "Traceback" not in ended.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from demo import die_with_parent
 
 ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 300
 
 
 def on_leash(*command: object) -> list[str]:
@@ -20,14 +21,27 @@ def on_leash(*command: object) -> list[str]:
     return [str(word) for word in (*leash_script, *command)]
 
 
-def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter, in the test's folder; any exit status is OK."""
+def run(
+    *command: object, folder: Path = ROOT, **environment: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with this environment alone; any exit status is OK.
+
+    ``-…`` as the first word stands for this Python with that option.
+    """
+    given = {"PYTHONPATH": ROOT, "PATH": os.environ.get("PATH", ""), **environment}
+    python = [sys.executable] if str(command[0]).startswith("-") else []
     return subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code],
+        [*python, *map(str, command)],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", **environment},
+        env={name: str(value) for name, value in given.items()},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_SECONDS,
         check=False,
     )
+
+
+def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter, in the test's folder; any exit status is OK."""
+    return run("-W", "error::ImportWarning", "-c", code, folder=folder, PATH="", **environment)

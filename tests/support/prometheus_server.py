@@ -16,7 +16,7 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
-from tests.support.child import on_leash
+from tests.support.child import on_leash, run
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.waiting import eventually
 
@@ -38,9 +38,7 @@ def unavailable_reason() -> str | None:
 
 def promtool(*arguments: str | Path, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
     """Run promtool in a folder; any exit status is OK."""
-    return subprocess.run(
-        ["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return run("promtool", *arguments, folder=folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ from order_relay.errors import DatabaseUnavailable, InvalidDatabaseUrl, InvalidE
 from order_relay.publishing.after_commit import AfterCommit, NotCommitted, PendingPublish
 from order_relay.publishing.order_events import open_order_events, order_events_thread
 from order_relay.publishing.publisher import Published, Publisher, Saved
+from tests.support.child import run
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, sync_engine
 from tests.support.publish_ways import TOPIC, paid, publish_settings, read_topic, until
 
-ROOT = Path(__file__).parents[3]
 FORK = """
 import asyncio, os
 from tests.integration.publishing.test_after_commit import Service
@@ -163,10 +161,7 @@ async def test_a_wrong_event_is_refused_before_the_commit() -> None:
 
 def test_a_fork_is_refused_before_its_commit() -> None:
     """A fork has no thread that publishes; its event would be lost silently."""
-    ended = subprocess.run(
-        [sys.executable, "-c", FORK], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout == "a fork cannot publish: open the order events after the fork\n"
+    assert run("-c", FORK).stdout == "a fork cannot publish: open the order events after the fork\n"
 
 
 async def test_what_was_given_is_published() -> None:

@@ -1,9 +1,6 @@
 """The fallback table on a PostgreSQL server that takes TLS only."""
 
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from order_relay.kafka.producer import KafkaProducer
 from order_relay.monitoring.metrics import Metrics
 from order_relay.settings import load_settings
 from order_relay.worker.fallback_service import Fallback
+from tests.support.child import run
 from tests.support.publish_postgres import (
     CERTIFIED,
     USER,
@@ -37,7 +35,6 @@ pytestmark = [
     )
 ] + [pytest.mark.xdist_group("secure database")]  # they share a server
 
-ROOT = Path(__file__).parents[3]
 PASSWORD = "pass word:/@%+1"
 
 
@@ -199,22 +196,15 @@ def test_commands_use_the_same(url: str, ca_file: Path, tmp_path: Path) -> None:
     """Migration and other commands read TLS and the password from the same settings."""
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "DATABASE_URL": url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
-        "DATABASE_PASSWORD_FILE": str(secret), "DATABASE_SSL_CA_FILE": str(ca_file),
+    environment = {
+        "DATABASE_URL": url.replace(f"{USER}@", f"{WITH_PASSWORD}@"),
+        "DATABASE_PASSWORD_FILE": secret, "DATABASE_SSL_CA_FILE": ca_file,
     }  # fmt: skip
     for command, answer in (
         (["order_relay.fallback.sql.migrate"], "The database was migrated from nothing"),
         (["order_relay", "fallback", "stats"], "PENDING"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run("-m", *command, folder=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
         assert answer in done.stdout
         assert PASSWORD not in done.stdout + done.stderr
