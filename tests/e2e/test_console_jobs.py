@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.support.dead_letter_commands import letter, put_letters, relay_on
+from tests.support.http_request import ask
 from tests.support.orders import order
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
@@ -25,10 +25,7 @@ CHANGE = {"consumer": "order_logging", "filter": {}, "dry_run": False, "actor": 
 async def redrive(worker: WorkerProcess, **more: object) -> str:
     """Begin to redrive all letters; returns the job."""
     url = f"http://127.0.0.1:{worker.web_port}/dead-letters/redrive"
-    async with aiohttp.ClientSession() as client, client.post(url, json=CHANGE | more) as answer:
-        job = (await answer.json())["job"]
-    assert isinstance(job, str)
-    return job
+    return str((await ask(url, "POST", json=CHANGE | more)).json["job"])
 
 
 async def ended(worker: WorkerProcess, job: str) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import pytest
 from standardwebhooks import Webhook
 
 from order_relay.settings import Settings
 from order_relay.settings.secret_files import secret_fields
 from tests.support.embedded import EmbeddedKafka
+from tests.support.http_request import ask
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import Order, order, order_value
 from tests.support.publish_command import Commands
@@ -175,15 +175,10 @@ async def test_no_secret_shows(
 async def _hand_in(
     worker: WorkerProcess, order_id: int, token: str = SECRETS["api_token"]
 ) -> tuple[int, str]:
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(
-            f"http://{LOOPBACK}:{worker.web_port}/order-paid",
-            data=order_value(order_id),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
-        ) as answer,
-    ):
-        return answer.status, f"{await answer.text()} {dict(answer.headers)}"
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    url = f"http://{LOOPBACK}:{worker.web_port}/order-paid"
+    answer = await ask(url, "POST", data=order_value(order_id), headers=headers)
+    return answer.status, f"{answer.text} {dict(answer.headers)}"
 
 
 async def _look_at_pages(worker: WorkerProcess, seen: Seen, when: str) -> None:

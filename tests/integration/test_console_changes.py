@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 from yarl import URL
@@ -28,6 +27,7 @@ from order_relay.web.console.cluster import Cluster
 from order_relay.web.console.pages import Console
 from order_relay.web.server import WebServer
 from tests.support.figures import all_figures
+from tests.support.http_request import ask
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.publish_fakes import gave_up
 from tests.support.raw_server import Peer, RawServer
@@ -94,26 +94,17 @@ class Served:
         self, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, Any]]:
         """Post to a path, with the token unless other headers are given."""
-        data = body if isinstance(body, bytes) else None
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(
-                f"http://{LOOPBACK}:{self.server.port}{path}",
-                data=data,
-                json=None if data is not None else body,
-                headers=AUTHORIZED if headers is None else headers,
-            ) as response,
-        ):
-            return response.status, await response.json()
+        form: dict[str, Any] = {"data" if isinstance(body, bytes) else "json": body}
+        url = f"http://{LOOPBACK}:{self.server.port}{path}"
+        given = AUTHORIZED if headers is None else headers
+        answer = await ask(url, "POST", headers=given, **form)
+        return answer.status, answer.json
 
     async def page(self, path: str) -> str:
         """A page of the console."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://{LOOPBACK}:{self.server.port}{path}") as response,
-        ):
-            assert response.status == 200
-            return await response.text()
+        answer = await ask(f"http://{LOOPBACK}:{self.server.port}{path}")
+        assert answer.status == 200
+        return answer.text
 
 
 @pytest.fixture

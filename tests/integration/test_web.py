@@ -3,13 +3,13 @@
 import socket
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from order_relay.monitoring.metrics import Metrics
 from order_relay.web.access import Access
 from order_relay.web.server import WebServer
+from tests.support.http_request import Answer, ask
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.standing_health import StandingDeliveries, consumer_pages, standing_health
 
@@ -31,13 +31,9 @@ class Served:
             access=Access("s3cret", ["relay.example.org"]),
         )
 
-    async def get(self, path: str) -> tuple[int, str, str]:
-        """Status, content type and body."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://{LOOPBACK}:{self.port}{path}") as response,
-        ):
-            return response.status, response.headers["Content-Type"], await response.text()
+    async def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        """Make a request."""
+        return await ask(f"http://{LOOPBACK}:{self.port}{path}", method, headers=headers)
 
 
 @pytest.fixture
@@ -54,12 +50,12 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
     consumer = served.metrics.of("order_logging")
     consumer.watch(in_flight=lambda: 3)
     consumer.attempted("retryable", "5xx", 0.2)
-    status, content_type, body = await served.get("/metrics")
-    assert status == 200
-    assert content_type.startswith("text/plain")
+    answer = await served.ask("/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain")
     values = {
         (one.name, *sorted(one.labels.values())): one.value
-        for family in text_string_to_metric_families(body)
+        for family in text_string_to_metric_families(answer.text)
         for one in family.samples
     }
     assert values["order_relay_in_flight", "order_logging"] == 3
@@ -69,56 +65,49 @@ async def test_metrics_are_served_in_prometheus_format(served: Served) -> None:
 
 async def test_health_is_a_status_with_its_reasons(served: Served) -> None:
     """200 or 503, with readiness or liveness as JSON."""
-    status, content_type, body = await served.get("/health/ready")
-    assert (status, content_type.split(";")[0]) == (503, "application/json")
-    assert '"producer_connected": false' in body
+    answer = await served.ask("/health/ready")
+    assert answer.headers["Content-Type"].split(";")[0] == "application/json"
+    assert (answer.status, answer.json["producer_connected"]) == (503, False)
     served.health.assigned_partitions = 3
     served.health.kafka_seen_at = served.now
-    assert (await served.get("/health/ready"))[0] == 200
+    assert (await served.ask("/health/ready")).status == 200
     served.now = 10_000.0
-    assert (await served.get("/health/live"))[0] == 200
+    assert (await served.ask("/health/live")).status == 200
     served.deliveries.queued = 4
-    assert (await served.get("/health/live"))[0] == 200
+    assert (await served.ask("/health/live")).status == 200
     served.now = 20_000.0
-    status, _, body = await served.get("/health/live")
-    assert status == 503
-    assert '"work_waiting": 4' in body
+    answer = await served.ask("/health/live")
+    assert (answer.status, answer.json["work_waiting"]) == (503, 4)
 
 
 async def test_other_paths_and_methods_are_refused(served: Served) -> None:
     """Unknown paths get 404, and other methods 405."""
-    assert (await served.get("/table/"))[0] == 404
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"http://{LOOPBACK}:{served.port}/metrics") as response,
-    ):
-        assert response.status == 405
+    assert (await served.ask("/table/")).status == 404
+    assert (await served.ask("/metrics", "POST")).status == 405
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
 async def test_pages_are_not_read_under_a_foreign_name(served: Served, method: str) -> None:
     """DNS rebinding must not read pages: foreign host names get 403, except for health checks."""
-    async with aiohttp.ClientSession() as session:
 
-        async def status_under(host: str, path: str, **headers: str) -> int:
-            url = f"http://{LOOPBACK}:{served.port}{path}"
-            async with session.request(method, url, headers={"Host": host, **headers}) as response:
-                assert response.headers["X-Content-Type-Options"] == "nosniff"
-                assert response.headers["Cache-Control"] == "no-store"
-                return response.status
+    async def status_under(host: str, path: str, **headers: str) -> int:
+        answer = await served.ask(path, method, Host=host, **headers)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        return answer.status
 
-        for path in ("/metrics", "/orders/1", "/nothing"):
-            assert await status_under("evil.example", path) == 403
-            assert await status_under("evil.example:6066", path) == 403
-            assert await status_under("127.0.0.1.evil.example", path) == 403
-        assert await status_under("evil.example", "/health/live") in (200, 405)
-        for host in (
-            "localhost:6066", "127.0.0.1", "[::1]:6066", "10.0.0.7:6066", "worker", "",
-            "relay.shop.svc.cluster.local", "Relay.Example.ORG.:443",
-        ):  # fmt: skip
-            assert await status_under(host, "/metrics") in (200, 405)
-        token = {"Authorization": "Bearer s3cret"}
-        assert await status_under("proxy.example", "/metrics", **token) in (200, 405)
+    for path in ("/metrics", "/orders/1", "/nothing"):
+        assert await status_under("evil.example", path) == 403
+        assert await status_under("evil.example:6066", path) == 403
+        assert await status_under("127.0.0.1.evil.example", path) == 403
+    assert await status_under("evil.example", "/health/live") in (200, 405)
+    for host in (
+        "localhost:6066", "127.0.0.1", "[::1]:6066", "10.0.0.7:6066", "worker", "",
+        "relay.shop.svc.cluster.local", "Relay.Example.ORG.:443",
+    ):  # fmt: skip
+        assert await status_under(host, "/metrics") in (200, 405)
+    token = {"Authorization": "Bearer s3cret"}
+    assert await status_under("proxy.example", "/metrics", **token) in (200, 405)
 
 
 async def test_stopping_frees_the_port() -> None:

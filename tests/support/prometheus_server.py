@@ -17,6 +17,7 @@ import aiohttp
 import yaml
 
 from tests.support.child import on_leash, run
+from tests.support.http_request import ask
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.waiting import eventually
 
@@ -105,13 +106,8 @@ class PrometheusServer:
         return [rule for group in found["groups"] for rule in group["rules"]]
 
     async def _get(self, path: str, **parameters: str) -> Any:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(
-                f"http://{LOOPBACK}:{self.port}/api/v1/{path}", params=parameters
-            ) as response,
-        ):
-            answer = await response.json()
+        url = f"http://{LOOPBACK}:{self.port}/api/v1/{path}"
+        answer = (await ask(url, params=parameters)).json
         if answer["status"] != "success":
             raise RuntimeError(f"{answer['error']}: {parameters}")
         return answer["data"]
@@ -137,11 +133,7 @@ class PrometheusServer:
 
     async def _ready(self) -> bool:
         try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"http://{LOOPBACK}:{self.port}/-/ready") as response,
-            ):
-                return response.status == 200
+            return (await ask(f"http://{LOOPBACK}:{self.port}/-/ready")).status == 200
         except aiohttp.ClientError:
             return False
 

@@ -14,6 +14,7 @@ from order_relay.publishing.publisher import Publisher
 from order_relay.settings import Settings
 from order_relay.web.access import Access
 from order_relay.web.connections import ConnectionLimits
+from order_relay.web.consumer import ServedConsumer
 from order_relay.web.order_paid_page import Limits
 from order_relay.web.server import WebServer
 from tests.support.publish_fakes import Sent
@@ -43,6 +44,7 @@ async def serving(
     publisher: Publisher | None,
     *,
     token: str | None = None,
+    pages: ServedConsumer | None = None,
     limits: Limits | None = None,
     connections: ConnectionLimits | None = None,
     on_closed: Callable[[str], None] = lambda _: None,
@@ -53,7 +55,7 @@ async def serving(
         LOOPBACK,
         0,
         Metrics().registry,
-        {"order_logging": consumer_pages(standing_health())},
+        {"order_logging": pages or consumer_pages(standing_health())},
         publisher=publisher,
         access=Access(token),
         limits=limits,

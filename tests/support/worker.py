@@ -31,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import forks
 from tests.support.child import on_leash
+from tests.support.http_request import ask
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -282,15 +283,11 @@ class WorkerProcess:
 
     async def get(self, path: str) -> tuple[int, str] | None:
         """GET from its web server: status and body; ``None`` when it does not answer."""
-        timeout = aiohttp.ClientTimeout(total=5)
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"http://{LOOPBACK}:{self.web_port}{path}") as response,
-            ):
-                return response.status, await response.text()
+            answer = await ask(f"http://{LOOPBACK}:{self.web_port}{path}", limit=5)
         except (aiohttp.ClientError, TimeoutError):
             return None
+        return answer.status, answer.text
 
     async def json(self, path: str) -> Any:
         """GET a page, which must be JSON with the status 200."""
@@ -302,12 +299,10 @@ class WorkerProcess:
     async def post_order(self, data: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         """POST to its ``/order-paid``: status and answer; in names "_" is "-"."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
+        given |= {"Content-Type": "application/json"}
         url = f"http://{LOOPBACK}:{self.web_port}/order-paid"
-        async with (
-            aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
-            session.post(url, data=data, headers=given) as answer,
-        ):
-            return answer.status, await answer.json()
+        answer = await ask(url, "POST", data=data, headers=given)
+        return answer.status, answer.json
 
     async def metrics(self, consumer: str = "order_logging") -> dict[str, float]:
         """Its metrics now, by name and sorted labels as Prometheus writes them.

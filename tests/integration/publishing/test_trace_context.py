@@ -2,7 +2,6 @@
 
 import asyncio
 
-import aiohttp
 import pytest
 from multidict import CIMultiDict
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from order_relay.model.trace_context import trace_headers
 from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.publisher import Publisher
+from tests.support.http_request import ask
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders
@@ -33,9 +33,8 @@ async def posted(*headers: tuple[str, str]) -> tuple[tuple[str, bytes | None], .
     kafka = FakeProducer()
     publisher = Publisher(kafka, MemoryFallbackStore(), TOPIC)
     names = CIMultiDict([("Content-Type", "application/json"), *headers])
-    async with serving(publisher) as url, aiohttp.ClientSession() as http:
-        async with http.post(f"{url}/order-paid", data=body(), headers=names) as answer:
-            assert answer.status == 202
+    async with serving(publisher) as url:
+        assert (await ask(f"{url}/order-paid", "POST", data=body(), headers=names)).status == 202
         await publisher.close()
     (sent,) = kafka.sent
     return tuple(header for header in sent.headers if header[0] != "event-id")
