@@ -69,21 +69,6 @@ def test_kubernetes_would_take_it(values: str | None, kubernetes: str) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_a_mistake_in_a_resource_is_seen() -> None:
-    """The check refuses a misspelt field of a Deployment, a ServiceMonitor and a ScaledObject."""
-    rendered = Rendered("everything")
-    deployment = rendered.workload("coupons")
-    deployment["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
-    monitor = rendered.one("ServiceMonitor")
-    monitor["spec"]["endpoints"][0]["intervall"] = "15s"
-    scaled = rendered.one("ScaledObject")
-    scaled["spec"]["maxReplicas"] = 3
-    for resource, name in (
-        (deployment, "livenesProbe"), (monitor, "intervall"), (scaled, "maxReplicas"),
-    ):  # fmt: skip
-        assert name in (problem(resource, KUBERNETES[-1]) or "")
-
-
 def test_each_consumer_has_workers_of_its_own(case: tuple[str | None, Rendered]) -> None:
     """Each consumer has a workload whose selector matches its own pods only."""
     values, rendered = case
