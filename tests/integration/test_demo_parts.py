@@ -170,42 +170,6 @@ async def shop_at(settings: Settings) -> AsyncIterator[ShopDatabase]:
         await database.close()
 
 
-async def test_orders_are_published_soon_after_their_commit(
-    tmp_path: Path, cluster: EmbeddedCluster
-) -> None:
-    """Rows of our helper, and a broken row that was written without it."""
-    made = orders(50)
-    assert any(order.broken for order in made)
-    async with shop_at(settings_at(cluster.servers, tmp_path)) as database:
-        for order in made:
-            await database.pay(order)
-        assert await database.orders() == [order.event_id for order in made]
-
-        async def none_waits() -> bool:
-            return await database.waiting() == (set(), 0)
-
-        await eventually(none_waits)
-
-
-async def test_orders_are_paid_while_kafka_is_down_and_published_afterwards(
-    tmp_path: Path, cluster: EmbeddedCluster
-) -> None:
-    """In an outage orders are still paid: the ledger counts rows as saved until Kafka has them."""
-    settings = settings_at(cluster.servers, tmp_path)
-    collector = a_collector()
-    made = [order for order in orders(20) if not order.broken]
-    async with shop_at(settings) as database, watching(collector, database) as finish:
-        cluster.down()
-        for order in made:
-            await database.pay(order)
-        await eventually(lambda: collector.pending == len(made))
-        cluster.up()
-        await eventually(lambda: collector.pending == 0)
-        await finish()
-    balance = collector.ledger.balance()
-    assert (balance.paid, balance.replayed, balance.saved) == (len(made), len(made), 0)
-
-
 async def test_the_last_look_finds_every_order_and_every_row(tmp_path: Path) -> None:
     """The ledger reads orders and rows of any age from the database."""
     settings = settings_at("127.0.0.1:1", tmp_path)
