@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ import aiohttp
 import pytest
 
 from order_relay.settings import load_settings
-from tests.support.child import ROOT, on_leash, run
+from tests.support.child import ROOT, on_leash, run, until_sigterm
 from tests.support.kafka.ports import LOOPBACK, free_ports
 from tests.support.orders import orders
 from tests.support.stage import Stage
@@ -35,17 +34,9 @@ def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen[b
 @asynccontextmanager
 async def running(folder: Path, *command: str, **environment: str) -> AsyncIterator[None]:
     """Run a sample, and stop it by SIGTERM with status 0."""
-    output = folder / "output"
     process = start(folder, *command, **environment)
-    try:
+    async with until_sigterm(process, (folder / "output").read_text):
         yield
-        assert process.poll() is None, output.read_text()
-        process.send_signal(signal.SIGTERM)
-        await eventually(lambda: process.poll() is not None, 30, output.read_text)
-        assert process.returncode == 0, output.read_text()
-    finally:
-        process.kill()
-        process.wait()
 
 
 @asynccontextmanager

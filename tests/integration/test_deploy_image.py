@@ -4,16 +4,16 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.child import until_sigterm
 from tests.support.dockerfile import MOVED, ROOT, Build, BuildContext, Dockerfile
 from tests.support.kafka.ports import free_ports
 from tests.support.orders import order
@@ -55,18 +55,9 @@ class Container:
                 **self._how(),
             )
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Run the image's command, and stop it by SIGTERM with status 0."""
-        process = self.start()
-        try:
-            yield
-            process.send_signal(signal.SIGTERM)
-            await eventually(lambda: process.poll() is not None, LIMIT_SECONDS)
-            assert process.returncode == 0, self.log.read_text()
-        finally:
-            process.kill()
-            process.wait()
+        return until_sigterm(self.start(), self.log.read_text)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run another command in it, to its end."""

@@ -15,7 +15,8 @@ from order_relay.web.connections import ConnectionLimits
 from order_relay.web.order_paid_page import Limits
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
-from tests.support.publish_ways import LOOPBACK, TOPIC, body, serving, until
+from tests.support.publish_ways import LOOPBACK, TOPIC, body, serving
+from tests.support.waiting import eventually
 
 LIMIT_SECONDS = 60.0
 # A deadline that tests wait for; other clients must meet it on a busy machine, too.
@@ -206,7 +207,7 @@ async def test_clients_that_wait_for_an_answer_keep_their_connection(
     async with server(connections=5) as one:
         one.kafka.answers.clear()
         waiting = [asyncio.create_task(one.post(number)) for number in range(4)]
-        await until(lambda: len(one.kafka.sent) == 4)
+        await eventually(lambda: len(one.kafka.sent) == 4)
         for _ in range(50):
             await one.connect()
         assert await one.live() == 200
@@ -225,7 +226,7 @@ async def test_no_connection_can_make_room() -> None:
     async with server(connections=1) as one:
         one.kafka.answers.clear()
         waiting = asyncio.create_task(one.post())
-        await until(lambda: one.kafka.sent)
+        await eventually(lambda: one.kafka.sent)
         assert await (await one.connect()).end() == b""
         one.kafka.answers.set()
         assert await waiting == 202

@@ -1,14 +1,19 @@
 """Child processes of tests: killed with this one, or run to their end."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from demo import die_with_parent
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 300
+STOP_SECONDS = 90.0
 
 
 def on_leash(*command: object) -> list[str]:
@@ -40,6 +45,22 @@ def run(
         timeout=LIMIT_SECONDS,
         check=False,
     )
+
+
+@asynccontextmanager
+async def until_sigterm(
+    process: subprocess.Popen[bytes], log: Callable[[], str]
+) -> AsyncIterator[None]:
+    """Let a process run, and stop it by SIGTERM with status 0; errors have its log."""
+    try:
+        yield
+        assert process.poll() is None, log()
+        process.send_signal(signal.SIGTERM)
+        await eventually(lambda: process.poll() is not None, STOP_SECONDS, log)
+        assert process.returncode == 0, log()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,5 @@
 """Events, a web server, and reading a topic back, for tests of publishing."""
 
-import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +21,6 @@ from tests.support.standing_health import consumer_pages, standing_health
 
 LOOPBACK = "127.0.0.1"
 TOPIC = "order-paid-events"
-READ_SECONDS = 30.0
 
 
 def paid(order_id: int = 123, **changes: Any) -> dict[str, Any]:
@@ -68,16 +65,6 @@ async def serving(
         yield f"http://{LOOPBACK}:{server.port}"
     finally:
         await server.stop()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until a condition holds, with a limit; it may be a coroutine function."""
-    async with asyncio.timeout(READ_SECONDS):
-        while True:
-            answer = condition()
-            if await answer if inspect.isawaitable(answer) else answer:
-                return
-            await asyncio.sleep(0.001)
 
 
 def publish_settings(servers: str, database: Path | str, **changes: Any) -> Settings:

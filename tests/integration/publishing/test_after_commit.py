@@ -18,7 +18,8 @@ from tests.support.child import run
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, sync_engine
-from tests.support.publish_ways import TOPIC, paid, publish_settings, read_topic, until
+from tests.support.publish_ways import TOPIC, paid, publish_settings, read_topic
+from tests.support.waiting import eventually
 
 FORK = """
 import asyncio, os
@@ -250,7 +251,7 @@ async def test_an_answer_within_the_grace() -> None:
     service.kafka.answers.clear()
     pending = service.pay()
     closing = asyncio.create_task(service.after_commit.close(grace_seconds=30))
-    await until(lambda: service.kafka.sent)
+    await eventually(lambda: service.kafka.sent)
     service.kafka.answers.set()
     await closing
     assert pending.done()

@@ -19,7 +19,8 @@ from order_relay.web.access import Access
 from order_relay.web.order_paid_page import Limits, OrderPaidPage
 from tests.support.memory_store import MemoryFallbackStore
 from tests.support.publish_fakes import FakeProducer
-from tests.support.publish_ways import TOPIC, body, serving, until
+from tests.support.publish_ways import TOPIC, body, serving
+from tests.support.waiting import eventually
 
 JSON = {"Content-Type": "application/json"}
 WAIT_SECONDS = 20.0
@@ -232,7 +233,7 @@ async def test_bursts(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(limits=limits) as intake:
         intake.kafka.answers.clear()
         taken = [asyncio.create_task(intake.post(body())) for _ in range(3)]
-        await until(lambda: len(intake.kafka.sent) == 3)
+        await eventually(lambda: len(intake.kafka.sent) == 3)
         for _ in range(5):
             answer = await intake.post(body())
             assert answer.status == 429
@@ -259,7 +260,7 @@ async def test_chunked_bodies_reserve_room_for_their_size() -> None:
         taken = []
         for _ in range(4):
             taken.append(asyncio.create_task(intake.post(in_chunks())))
-            await until(lambda: len(intake.kafka.sent) == len(taken))
+            await eventually(lambda: len(intake.kafka.sent) == len(taken))
         intake.kafka.answers.set()
         assert [answer.status for answer in await asyncio.gather(*taken)] == [202] * 4
 
@@ -285,14 +286,14 @@ async def test_a_client_that_leaves(
     caplog.set_level(logging.INFO)
     intake.kafka.answers.clear()
     _, writer = await intake.raw(head(len(body())) + body())
-    await until(lambda: intake.kafka.sent)
+    await eventually(lambda: intake.kafka.sent)
     writer.transport.abort()
     # After another connection's request, the server has noticed.
     assert (await intake.post(b"{}")).status == 400
     if not kafka_answers:
         intake.kafka.refuse_all()
     intake.kafka.answers.set()
-    await until(lambda: not intake.publisher.in_flight)
+    await eventually(lambda: not intake.publisher.in_flight)
     assert len(intake.store.rows) == (0 if kafka_answers else 1)
     assert not errors(caplog)
 
@@ -432,12 +433,12 @@ async def test_a_server_that_stops_cuts_nothing_off(
         async with serving(publisher) as url:
             intake = Intake(url, kafka, store, publisher, http)
             waiting = asyncio.create_task(intake.post(body()))
-            await until(lambda: kafka.sent)
+            await eventually(lambda: kafka.sent)
         with pytest.raises(aiohttp.ClientError):
             await waiting
     assert publisher.in_flight == 1
     kafka.refuse_all()
     kafka.answers.set()
-    await until(lambda: not publisher.in_flight)
+    await eventually(lambda: not publisher.in_flight)
     assert [row.payload for row in store.rows.values()] == [body()]
     assert not errors(caplog)

@@ -19,7 +19,8 @@ from order_relay.publishing.order_events import open_order_events
 from order_relay.publishing.outbox import Outbox
 from tests.support.publish_fakes import FakeProducer
 from tests.support.publish_orders import Order, make_orders, order_ids, statuses, sync_engine
-from tests.support.publish_ways import TOPIC, body, paid, publish_settings, read_topic, until
+from tests.support.publish_ways import TOPIC, body, paid, publish_settings, read_topic
+from tests.support.waiting import eventually
 
 
 class Sweeps(Replay):
@@ -83,7 +84,7 @@ async def test_on_kafka_and_a_real_database(cluster: str, topic: str, database_u
         async def all_published() -> bool:
             return await statuses(engine) == [Status.PUBLISHED] * 45
 
-        await until(all_published)
+        await eventually(all_published)
     assert len(await order_ids(engine)) == 45
     await engine.dispose()
     records = await asyncio.to_thread(read_topic, cluster, topic)
@@ -147,11 +148,11 @@ async def test_commits_share_a_sweep(shop: AsyncEngine) -> None:
     await asyncio.sleep(0)
     assert sweeps.begun == 0
     await commit_one(shop, outbox, 1)
-    await until(lambda: sweeps.begun)
+    await eventually(lambda: sweeps.begun)
     for number in range(2, 6):
         await commit_one(shop, outbox, number)
     sweeps.goes_on.set()
-    await until(lambda: sweeps.begun == 2)
+    await eventually(lambda: sweeps.begun == 2)
     await outbox.close()
     assert sweeps.begun == 2
 
@@ -179,13 +180,13 @@ async def test_the_database_away_after_the_commit(
     sweeps.error = DatabaseUnavailable("gone")
     outbox = Outbox(TOPIC, replay=sweeps)
     await commit_one(shop, outbox, 1)
-    await until(lambda: "wait for replay" in caplog.text)
+    await eventually(lambda: "wait for replay" in caplog.text)
     sweeps.error = ZeroDivisionError()
     await commit_one(shop, outbox, 2)
-    await until(lambda: "unexpected error" in caplog.text)
+    await eventually(lambda: "unexpected error" in caplog.text)
     sweeps.error = None
     await commit_one(shop, outbox, 3)
-    await until(lambda: sweeps.begun == 3)
+    await eventually(lambda: sweeps.begun == 3)
 
 
 async def test_closed(shop: AsyncEngine, sqlite_url: str) -> None:
@@ -194,7 +195,7 @@ async def test_closed(shop: AsyncEngine, sqlite_url: str) -> None:
     sweeps.goes_on.clear()
     outbox = Outbox(TOPIC, replay=sweeps)
     await commit_one(shop, outbox, 1)
-    await until(lambda: sweeps.begun)
+    await eventually(lambda: sweeps.begun)
     await outbox.close(grace_seconds=0)
     await commit_one(shop, outbox, 2)
     assert sweeps.begun == 1
@@ -226,7 +227,7 @@ async def test_kafka_away(shop: AsyncEngine, sqlite_url: str) -> None:
     replay = Replay(store, kafka)
     outbox = Outbox(TOPIC, replay=replay)
     await commit_one(shop, outbox, 1)
-    await until(lambda: kafka.sent)
+    await eventually(lambda: kafka.sent)
     await outbox.close()
     (row,) = await stored(sqlite_url)
     assert (row.status, row.retry_count) == (Status.PENDING, 1)

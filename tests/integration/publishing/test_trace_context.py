@@ -20,8 +20,8 @@ from tests.support.publish_ways import (
     publish_settings,
     read_topic,
     serving,
-    until,
 )
+from tests.support.waiting import eventually
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
@@ -86,7 +86,7 @@ async def test_an_order_service_hands_its_trace_in(
         async def all_in_kafka() -> bool:
             return len(await asyncio.to_thread(read_topic, cluster, topic)) == 3
 
-        await until(all_in_kafka)
+        await eventually(all_in_kafka)
     await engine.dispose()
     records = await asyncio.to_thread(read_topic, cluster, topic)
     assert {record.headers[:2] for record in records} == {RECORDED}
