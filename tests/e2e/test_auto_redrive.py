@@ -10,7 +10,7 @@ from tests.support.orders import Headers, Order, order
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
@@ -26,16 +26,14 @@ def given_up(number: int, *, redrives: int = 0, reason: str = "retries_exhausted
 
 
 async def test_a_letter_gets_its_chances_and_no_more(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Due letters are redriven; rejected letters, and those without redrives left, stay open."""
     sink.script = lambda request: Answer(500 if request.order_id == 2 else 200)
     await put_letters(
         stage, [given_up(1), given_up(2), given_up(3, redrives=1), given_up(4, reason="rejected")]
     )
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, dlq_auto_redrive="1s", consumer_retry_max_attempts=1
-    ) as worker:
+    async with new_worker(dlq_auto_redrive="1s", consumer_retry_max_attempts=1) as worker:
         await worker.wait_ready()
         await sink.wait_for(lambda s: "paid-1" in s.accepted_keys, timeout=90)
         redriven = "order_relay_dead_letters_auto_redriven_total"

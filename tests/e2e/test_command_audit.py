@@ -12,7 +12,7 @@ from tests.support.publish_command import Ended
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
@@ -27,13 +27,13 @@ def counts(ended: Ended) -> dict[str, int]:
 
 
 async def test_every_record_is_accounted_for(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Delivered, dead-lettered, redriven and waiting ones; a duplicate counts as delivered."""
     refused = {3, 5}
     sink.script = lambda request: Answer(422 if request.order_id in refused else 200)
     commands = relay_on(stage, tmp_path)
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await worker.wait_ready()
         first = order(1)
         same = replace(first, headers=(*first.headers, ("event-id", b"paid-once")))
@@ -63,16 +63,16 @@ async def test_every_record_is_accounted_for(
 
 
 async def test_a_finished_record_without_a_trace_does_not_close(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Records that a worker without a deliveries table finished are listed; the status is 1."""
     commands = relay_on(stage, tmp_path)
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await worker.wait_ready()
         await stage.publish(orders(6))
         await eventually(stage.all_committed, 60, "everything is committed")
         assert await worker.stop() == 0  # else the next one waits until the group removes it
-    async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
+    async with new_worker(deliveries_store="off") as worker:
         await worker.wait_ready()
         await stage.publish(orders(3, first=50))
         await eventually(stage.all_committed, 60, "everything is committed")
@@ -83,11 +83,13 @@ async def test_a_finished_record_without_a_trace_does_not_close(
     assert "DOES NOT CLOSE" in (await commands("audit", statuses=(1,))).out
 
 
-async def test_missing_tables_are_named(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+async def test_missing_tables_are_named(
+    stage: Stage, tmp_path: Path, new_worker: NewWorker
+) -> None:
     """Without a deliveries table records are "finished"; a missing database is reported."""
     settings = {"deliveries_store": "off", "database_url": "sqlite+aiosqlite:////nowhere/relay.db"}
     commands = relay_on(stage, tmp_path, **settings)
-    async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
+    async with new_worker(deliveries_store="off") as worker:
         await worker.wait_ready()
         await stage.publish(orders(6))
         await eventually(stage.all_committed, 60, "everything is committed")
@@ -99,10 +101,10 @@ async def test_missing_tables_are_named(stage: Stage, sink: ScriptedSink, tmp_pa
 
 
 async def test_entries_that_left_the_changelog_are_no_loss(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Kafka deleted entries earlier than the table would: their records count as finished."""
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await worker.wait_ready()
         await stage.publish(orders(6))
         await eventually(stage.all_committed, 60, "everything is committed")

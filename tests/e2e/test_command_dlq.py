@@ -18,7 +18,7 @@ from tests.support.publish_command import Commands, asked, end_by_signal, nothin
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Row, Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
@@ -207,7 +207,7 @@ async def test_redriving_on_a_terminal_asks(stage: Stage, tmp_path: Path) -> Non
 
 
 async def test_a_rejected_order_is_delivered_after_all(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Rejected, redriven with its event id, rejected again, redriven, delivered once."""
 
@@ -216,7 +216,7 @@ async def test_a_rejected_order_is_delivered_after_all(
 
     sink.script = rejecting
     commands = relay_on(stage, tmp_path)
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await worker.wait_ready()
         (one,) = await stage.publish([order(1)])
         await eventually(stage.all_committed, 30, "the order is dead-lettered")

@@ -19,21 +19,22 @@ from tests.support.publish_command import Commands, nothing_in
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
 
 async def test_a_worker_that_is_well_and_one_that_is_not(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """0 without problems; 1 for open letters, FAILED rows, a refusing target, a silent worker."""
     sink.script = lambda request: Answer(422 if request.order_id == 7 else 200)
     commands = relay_on(stage, tmp_path)
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, database_url=commands.database_url,
-        fallback_stats_interval_seconds=1, fallback_replay_interval_seconds=3600,
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        database_url=commands.database_url,
+        fallback_stats_interval_seconds=1,
+        fallback_replay_interval_seconds=3600,
+    ) as worker:
         url = f"http://127.0.0.1:{worker.web_port}"
         commands.environment["WEB_PORT"] = str(worker.web_port)
         await worker.wait_ready()

@@ -12,7 +12,7 @@ from tests.support.orders import Order, order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess, consumers_in
+from tests.support.worker import NewWorker, consumers_in
 
 pytestmark = [
     pytest.mark.e2e,
@@ -59,13 +59,13 @@ async def probe(page: Page, token: str = "") -> None:
 
 
 async def test_the_console_shows_what_is_delivered_and_what_became_of_an_order(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Figures, partitions, dead letters; the order is on a page of its own; texts stay texts."""
     sink.script = lambda request: Answer(
         422 if request.order_id == 7 else 200, body=SCRIPT.encode()
     )
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker, browser_page() as (page, errors):
+    async with new_worker() as worker, browser_page() as (page, errors):
         await worker.wait_ready()
         await page.goto(f"http://127.0.0.1:{worker.web_port}/worker")
         await says(page, "Records are delivered, and nothing waits for a person.")
@@ -109,15 +109,12 @@ async def issue(order, delivery):
 
 
 async def test_the_console_shows_one_consumer_or_another(
-    embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
+    embedded: EmbeddedKafka, stage: Stage, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """The first one at first, the other by its link, with figures of its own."""
     embedded.create_topic(f"{stage.topic}.coupons.DLQ")
     async with (
-        WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
+        new_worker(
             consumer_folders=consumers_in(tmp_path, "coupons.py", COUPONS),
             coupons_topic=stage.topic,
             coupons_group=f"{stage.group_id}-coupons",
@@ -149,17 +146,11 @@ async def test_the_console_shows_one_consumer_or_another(
 
 
 async def test_the_console_says_what_the_logger_does(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Each state in one line at the top, which fits a phone and a wide screen."""
     async with (
-        WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
-            breaker_failure_threshold=3,
-            breaker_probe_interval_seconds=600,
-        ) as worker,
+        new_worker(breaker_failure_threshold=3, breaker_probe_interval_seconds=600) as worker,
         browser_page() as (page, errors),
     ):
         await worker.wait_ready()
@@ -208,15 +199,14 @@ async def test_the_console_says_what_the_logger_does(
         assert errors == []
 
 
-async def test_a_probe_from_the_console(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+async def test_a_probe_from_the_console(
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
+) -> None:
     """By keyboard alone: the page asks for the token, and shows the worker's answer as text."""
     await sink.down()
     await stage.publish(orders(40))
     async with (
-        WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
+        new_worker(
             breaker_failure_threshold=3,
             breaker_probe_interval_seconds=600,
             max_in_flight=8,  # the others wait, and were never sent

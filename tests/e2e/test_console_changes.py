@@ -12,7 +12,7 @@ from tests.support.orders import order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = [
     pytest.mark.e2e,
@@ -33,7 +33,7 @@ async def confirm(page: Page, *, reason: str = "", token: str = TOKEN) -> None:
 
 
 async def test_letters_are_redriven_and_discarded(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Selected letters and all that match: with confirmation, token, progress and audit log."""
     await put_letters(
@@ -44,7 +44,7 @@ async def test_letters_are_redriven_and_discarded(
         ],
     )
     async with (
-        WorkerProcess(tmp_path, stage, sink.url, api_token=TOKEN) as worker,
+        new_worker(api_token=TOKEN) as worker,
         browser_page() as (page, errors),
     ):
         await worker.wait_ready()
@@ -154,11 +154,11 @@ async def in_hand(one: WorkerProcess, two: WorkerProcess, records: int) -> bool:
 
 
 async def test_the_pages_of_an_order_a_row_and_a_letter(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Links lead to an order and to its dead letter with headers; unknown pages are 404 or 400."""
     sink.script = lambda request: Answer(422, body=b"<i>no</i>")
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker, browser_page() as (page, _):
+    async with new_worker() as worker, browser_page() as (page, _):
         await worker.wait_ready()
         await stage.publish([order(7)])
         base = f"http://127.0.0.1:{worker.web_port}"

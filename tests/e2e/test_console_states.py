@@ -13,7 +13,7 @@ from tests.support.kafka.ports import free_ports
 from tests.support.orders import orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = [
     pytest.mark.e2e,
@@ -113,19 +113,12 @@ async def test_pages_in_each_state(
         assert [text for text in errors if "503" not in text] == []
 
 
-async def test_ten_thousand_letters_without_a_database(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
+async def test_ten_thousand_letters_without_a_database(stage: Stage, new_worker: NewWorker) -> None:
     """Lists of letters have pages of 50; others name what is missing. By keyboard alone."""
     await put_letters(stage, [letter(n, partition=n % 3) for n in range(LETTERS)])
     (closed,) = free_ports(1)
     async with (
-        WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
-            database_url=f"postgresql+asyncpg://relay@127.0.0.1:{closed}/relay",
-        ) as worker,
+        new_worker(database_url=f"postgresql+asyncpg://relay@127.0.0.1:{closed}/relay") as worker,
         browser_page() as (page, errors),
     ):
         await worker.wait_ready()

@@ -15,7 +15,7 @@ from tests.support.orders import Order, event_ids, order
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import ROOT, WorkerProcess
+from tests.support.worker import ROOT, NewWorker
 
 pytestmark = pytest.mark.e2e
 
@@ -59,7 +59,7 @@ def notification(request: Received) -> Answer:
 
 
 async def test_the_examples_handle_every_event(
-    embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
+    embedded: EmbeddedKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Each handles all events except those it rejects, which become its own dead letters."""
     refund_topic = f"refund-paid-{uuid.uuid4().hex[:8]}"
@@ -76,10 +76,7 @@ async def test_the_examples_handle_every_event(
         notified.script = notification
         refunded.script = lambda got: Answer(422 if got.json["refundId"] == "r-901" else 200)
         worker = await running.enter_async_context(
-            WorkerProcess(
-                tmp_path,
-                stage,
-                sink.url,
+            new_worker(
                 consumer_folders=ROOT / "examples" / "consumers",
                 notifications_service_url=notified.url,
                 refunds_url=refunded.url,

@@ -10,7 +10,7 @@ from tests.support.dead_letter_commands import letter, put_letters, relay_on
 from tests.support.orders import orders
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess, consumers_in
+from tests.support.worker import NewWorker, consumers_in
 
 pytestmark = pytest.mark.e2e
 
@@ -46,16 +46,18 @@ async def issue(order, delivery):
 
 
 async def test_a_thread_that_never_returns_does_not_keep_a_worker_from_ending(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """SIGTERM ends the worker with 0; only the stuck consumer's record is not committed."""
     folder = consumers_in(tmp_path, "stuck.py", STUCK)
     group = f"{stage.group_id}-stuck"
     await stage.publish(orders(20))
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, consumer_folders=folder, stuck_topic=stage.topic,
-        stuck_group=group, shutdown_grace_seconds=1,
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        consumer_folders=folder,
+        stuck_topic=stage.topic,
+        stuck_group=group,
+        shutdown_grace_seconds=1,
+    ) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == 20, timeout=60)
         await worker.wait_until((tmp_path / "called").exists, what="to call the function")
         worker.sigterm()
@@ -93,7 +95,7 @@ async def work(order, delivery):
 
 
 async def test_calls_that_hang_in_threads_delay_no_other_consumer(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """``asyncio.to_thread`` has ``max_in_flight`` threads for each consumer, not some for all."""
     folder = consumers_in(tmp_path, "in_threads.py", IN_THREADS)
@@ -103,9 +105,7 @@ async def test_calls_that_hang_in_threads_delay_no_other_consumer(
     def called(name: str) -> int:
         return len(list(tmp_path.glob(f"{name}-*")))
 
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, consumer_folders=folder, **topics, **groups
-    ) as worker:
+    async with new_worker(consumer_folders=folder, **topics, **groups) as worker:
         await stage.publish(orders(40))
         await worker.wait_until(lambda: called("hangs") == 40, what="to hang")
         await stage.publish(orders(20, first=41))
@@ -115,7 +115,7 @@ async def test_calls_that_hang_in_threads_delay_no_other_consumer(
 
 
 async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Other consumers skip and commit it, even an old letter without a consumer's name."""
     folder = consumers_in(tmp_path, "coupons.py", COUPONS)
@@ -135,7 +135,7 @@ async def test_a_letter_is_redriven_for_the_consumer_that_gave_it_up(
     assert unsaid.only_line == "Error: --consumer must name one of: order_logging, coupons"
     await commands("dlq", "redrive", "0:0", "0:1", "--yes", "--consumer", "coupons")
 
-    async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
+    async with new_worker(**settings) as worker:
         await worker.wait_until(stage.all_committed, what="to commit what it skips")
         await worker.wait_until(of_coupons.all_committed, what="to commit what it handles")
         assert await worker.stop() == 0
@@ -180,17 +180,16 @@ leaves = Consumer("leaves", topic="orders", group="leaves", event=OrderPaid, han
 
 
 async def test_tasks_of_a_handlers_own_neither_keep_a_worker_nor_end_it_with_0(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """sys.exit() in a task ends the worker with 1 and a log line, although another task never ends.
 
     No record is lost.
     """
     folder = consumers_in(tmp_path, "leaves.py", LEAVES_TASKS)
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, consumer_folders=folder, leaves_topic=stage.topic,
-        leaves_group=f"{stage.group_id}-leaves",
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        consumer_folders=folder, leaves_topic=stage.topic, leaves_group=f"{stage.group_id}-leaves"
+    ) as worker:
         await stage.publish(orders(3))
         await sink.wait_for(lambda s: len(s.accepted) == 3, timeout=60)
         await stage.publish(orders(1, first=99))

@@ -22,7 +22,7 @@ from tests.support.orders import Published, event_ids, order, orders
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import QUICK, WorkerProcess
+from tests.support.worker import QUICK, NewWorker, WorkerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -95,12 +95,12 @@ class Shop:
 
 
 async def test_hopeless_orders_of_a_quiet_topic_do_not_delay_good_ones(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Six orders always get 500 and are given up; one good order a second is delivered."""
     sink.script = lambda request: Answer(500 if (request.order_id or 0) <= 6 else 200)
     hopeless = await stage.publish(orders(6))
-    async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
+    async with new_worker(**DEFAULTS) as worker:
         await worker.wait_log("Breaker open")
         async with Shop(stage, sink) as shop:
             await worker.wait_until(
@@ -125,7 +125,7 @@ async def test_hopeless_orders_of_a_quiet_topic_do_not_delay_good_ones(
 
 
 async def test_a_key_with_many_records_leaves_room_for_others(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Other keys are delivered although 12,000 records of a key wait behind a failing or slow one.
 
@@ -143,9 +143,7 @@ async def test_a_key_with_many_records_leaves_room_for_others(
     sink.script = script
     hot = await stage.publish(order(n, key="hot", partition=0) for n in range(1, 12_001))
     behind = await stage.publish(order(n, partition=n % 3) for n in range(20_001, 21_501))
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, **QUICK_RETRIES, consumer_retry_max_attempts=1000
-    ) as worker:
+    async with new_worker(**QUICK_RETRIES, consumer_retry_max_attempts=1000) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(behind), LIMIT_SECONDS)
         assert Counter(sink.accepted_keys) == Counter(event_ids(behind))
         assert {request.order_id for request in sink.requests if request.key == "hot"} == {1}
@@ -216,7 +214,7 @@ async def test_a_target_that_takes_so_many_a_second_refuses_few(
 
 
 async def test_no_good_order_is_given_up_while_half_of_all_requests_fail(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """At random, then every other request: all are delivered.
 
@@ -235,7 +233,7 @@ async def test_no_good_order_is_given_up_while_half_of_all_requests_fail(
 
     sink.script = at_random
     published = await stage.publish(orders(1500))
-    async with WorkerProcess(tmp_path, stage, sink.url, **QUICK_RETRIES) as worker:
+    async with new_worker(**QUICK_RETRIES) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(published), LIMIT_SECONDS)
         sink.script = in_turn
         published += await stage.publish(orders(600, keys=200, first=5000))
@@ -247,11 +245,11 @@ async def test_no_good_order_is_given_up_while_half_of_all_requests_fail(
 
 
 async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """In an outage there are only probes; the first success closes the breaker."""
     before = await stage.publish(orders(300))
-    async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
+    async with new_worker(**DEFAULTS) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(before), LIMIT_SECONDS)
         sink.script = lambda request: Answer(500, body=b"down")
         began = time.monotonic()
@@ -279,7 +277,9 @@ async def test_an_outage_is_probed_every_five_seconds_and_its_end_is_seen(
     assert not await stage.dead_letters()
 
 
-async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+async def test_404_to_all_is_an_outage(
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
+) -> None:
     """It begins under load, once for 0.3 s: no dead letter, and all is delivered afterwards."""
     gone, short_until = False, 0.0
 
@@ -292,7 +292,7 @@ async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_pat
     sink.script = script
     # Enough load when an outage begins: a single 404 counts against its order.
     published = await stage.publish(orders(6000))
-    async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
+    async with new_worker(**DEFAULTS) as worker:
         await worker.wait_log("Breaker open")
         await sink.wait_for(lambda s: len(s.accepted) > 2000, LIMIT_SECONDS)
         gone = True
@@ -310,13 +310,13 @@ async def test_404_to_all_is_an_outage(stage: Stage, sink: ScriptedSink, tmp_pat
 
 
 async def test_a_target_that_throttles_all_is_asked_rarely(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Even with an invalid Retry-After; when the target recovers, all is delivered."""
     odd = cycle(ODD)
     sink.script = lambda request: Answer(429, {"Retry-After": next(odd)})
     published = await stage.publish(orders(400))
-    async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS) as worker:
+    async with new_worker(**DEFAULTS) as worker:
         await sink.wait_for(lambda s: len(s.requests) >= MAX_IN_FLIGHT + 3, LIMIT_SECONDS)
         first, *later = sink.requests[MAX_IN_FLIGHT:]  # after those in flight at first
         assert len(later) <= later[-1].arrived_at - first.arrived_at
@@ -331,14 +331,14 @@ async def test_a_target_that_throttles_all_is_asked_rarely(
 
 
 async def test_a_retry_after_in_the_year_9999_is_a_minute(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """It is capped at 60 s; the worker stays live, and can stop."""
     sink.script = lambda request: Answer(429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"})
     (published,) = await stage.publish(orders(1))
     # A short grace: no delivery can end within it.
     settings = {**DEFAULTS, "shutdown_grace_seconds": 1}
-    async with WorkerProcess(tmp_path, stage, sink.url, **settings) as worker:
+    async with new_worker(**settings) as worker:
         await worker.wait_log("retry_after_seconds=60.0")
         assert await worker.live()
         assert await worker.stop() == 0
@@ -348,11 +348,11 @@ async def test_a_retry_after_in_the_year_9999_is_a_minute(
 
 
 async def test_the_rate_given_by_hand_is_kept(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """EXTERNAL_LOGGER_MAX_RATE=20: 20 records a second, however many wait."""
     published = await stage.publish(orders(120))
-    async with WorkerProcess(tmp_path, stage, sink.url, **DEFAULTS, external_logger_max_rate=20):
+    async with new_worker(**DEFAULTS, external_logger_max_rate=20):
         await sink.wait_for(lambda s: len(s.accepted) == len(published), LIMIT_SECONDS)
     arrived = [request.arrived_at for request in sink.requests]
     assert len(arrived) == len(published)

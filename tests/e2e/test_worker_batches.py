@@ -3,7 +3,6 @@
 import json
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from tests.support.orders import order, orders
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -35,7 +34,7 @@ def ids_of(request: Received) -> set[int]:
 
 @pytest.mark.parametrize("form", ["json_array", "ndjson"])
 async def test_batches_under_a_limit_with_bad_orders_and_a_kill(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path, form: str
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker, form: str
 ) -> None:
     """A logger that takes 50 requests a second gets 3,000 orders; only the bad ones are given up.
 
@@ -64,10 +63,7 @@ async def test_batches_under_a_limit_with_bad_orders_and_a_kill(
 
     sink.script = script
     await stage.publish([*orders(3000, keys=300), order(9_000)])
-    async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
+    async with new_worker(
         external_logger_batch_size=SIZE,
         external_logger_batch_format=form,
         deliveries_store="off",  # else deliveries before the kill are not repeated

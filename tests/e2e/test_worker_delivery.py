@@ -12,13 +12,13 @@ from tests.support.orders import Order, Published, event_ids, order, order_value
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Committed, Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
 
 async def test_every_record_arrives_byte_for_byte(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Each record is posted unchanged, with its event id, and committed.
 
@@ -44,7 +44,7 @@ async def test_every_record_arrives_byte_for_byte(
         Order(b"odd-id", order_value(11), (("event-id", "näh 11".encode()), ("other", None))),
     ]
     published = await stage.publish([*odd, *orders(500, first=100)])
-    async with WorkerProcess(tmp_path, stage, sink.url, **strays) as worker:
+    async with new_worker(**strays) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
         await worker.wait_ready()
@@ -85,7 +85,7 @@ async def test_every_record_arrives_byte_for_byte(
 
 
 async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Poison, tombstones, rejected and hopeless records are dead letters; the rest arrives."""
     poison = {
@@ -111,7 +111,7 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
     ]
     good = [order(1000 + n, key="k", partition=0) for n in range(len(bad))]
     published = await stage.publish([one for pair in zip(bad, good, strict=True) for one in pair])
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(good), timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
         metrics = await worker.metrics()
@@ -151,12 +151,12 @@ async def test_what_cannot_be_delivered_is_dead_lettered_and_blocks_nothing(
 
 
 async def test_a_partition_that_is_shorter_than_what_was_committed(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Kafka lost the partition's end, or the topic was recreated: its records are delivered."""
     await stage.commit({partition: Committed(5000, "") for partition in range(3)})
     published = await stage.publish(orders(60))
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(published), timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
         await worker.wait_log("Partition is shorter than what was read of it")
@@ -169,10 +169,10 @@ def accepted(sink: ScriptedSink, count: int) -> bool:
 
 
 async def test_a_batch_that_cannot_be_read_holds_up_its_partition_alone(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Records of other partitions in the same fetches are neither lost nor delayed."""
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await worker.wait_ready()
         await produce_broken(stage.bootstrap_servers, stage.topic, 1)
         await worker.wait_log("Fetch failed, trying again")

@@ -10,7 +10,7 @@ from tests.support.orders import event_ids, order_value, orders
 from tests.support.publish_command import Commands
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
@@ -79,11 +79,11 @@ async def test_an_order_paid_while_kafka_is_down_arrives_when_it_is_back(
 
 
 async def test_a_database_that_is_down_does_not_stop_deliveries(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """One line without the password; records are delivered, and Kafka takes orders."""
     url = "postgresql://relay:hush@127.0.0.1:1/orders"
-    async with WorkerProcess(tmp_path, stage, sink.url, database_url=url, **QUICK) as worker:
+    async with new_worker(database_url=url, **QUICK) as worker:
         await worker.wait_ready()
         await worker.wait_log("Fallback table unusable")
         published = await stage.publish(orders(20))

@@ -1,7 +1,6 @@
 """The shipped worker with few file descriptors and many silent clients."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,7 @@ from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import event_ids, order_value, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
@@ -18,11 +17,11 @@ SILENT = 300
 
 
 async def test_few_file_descriptors_and_many_silent_connections(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Every order is delivered, none is given up; one line says that descriptors are few."""
     sink.script = lambda _: Answer(delay_seconds=0.05)  # keeps many in flight
-    worker = WorkerProcess(tmp_path, stage, sink.url, max_in_flight=None)
+    worker = new_worker(max_in_flight=None)
     async with worker.limit_file_descriptors(SOFT, HARD):
         await worker.wait_ready()
         silent = [await asyncio.open_connection(LOOPBACK, worker.web_port) for _ in range(SILENT)]

@@ -17,7 +17,7 @@ from tests.support.orders import order, order_value, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import ROOT, WorkerProcess
+from tests.support.worker import ROOT, NewWorker, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +48,7 @@ def saying(lines: list[dict[str, Any]], phrase: str) -> list[dict[str, Any]]:
 
 
 async def test_a_worker_s_whole_log_is_json_with_the_data_as_fields(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """From start to SIGTERM: phrases are messages, and figures are numbers."""
     headers = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"rojo=1,congo=2"))
@@ -58,9 +58,7 @@ async def test_a_worker_s_whole_log_is_json_with_the_data_as_fields(
         503 if request.order_id == 1 and len(sink.attempts("retried")) == 1 else 200
     )
     await stage.publish([retried, broken, *orders(20, first=10)])
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, log_format="json", fallback_stats_interval_seconds=0.5
-    ) as worker:
+    async with new_worker(log_format="json", fallback_stats_interval_seconds=0.5) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == 21, timeout=60)
         await worker.wait_log("Fallback message stats")
         await eventually(stage.all_committed, 20, "everything is committed")

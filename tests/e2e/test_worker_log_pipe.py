@@ -9,7 +9,7 @@ import pytest
 from tests.support.orders import event_ids, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess, consumers_in
+from tests.support.worker import NewWorker, consumers_in
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ async def handle(order, delivery):
 
 
 async def test_an_unread_log_and_signals_do_not_stop_deliveries(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """A full pipe and SIGUSR2 delay nothing, even if a consumer prints; SIGHUP stops the worker.
 
@@ -47,10 +47,7 @@ async def test_an_unread_log_and_signals_do_not_stop_deliveries(
 
     sink.script = lambda request: once(request.idempotency_key)
     published = await stage.publish(orders(400))
-    async with WorkerProcess(
-        tmp_path,
-        stage,
-        sink.url,
+    async with new_worker(
         breaker_failure_threshold=0,
         consumer_folders=consumers_in(tmp_path, "prints.py", PRINTS),
         prints_topic=stage.topic,
@@ -79,10 +76,10 @@ async def test_an_unread_log_and_signals_do_not_stop_deliveries(
 
 
 async def test_a_worker_without_streams_starts_and_delivers(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """It delivers with closed stdin and stderr, and a full stdout."""
-    async with WorkerProcess(tmp_path, stage, sink.url).redirect("<&- 2>&- >/dev/full") as worker:
+    async with new_worker().redirect("<&- 2>&- >/dev/full") as worker:
         await stage.publish(orders(3))
         await worker.wait_until(lambda: len(sink.accepted) == 3, what="to deliver")
         assert await worker.stop() == 0

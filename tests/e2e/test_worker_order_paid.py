@@ -13,8 +13,7 @@ from order_relay.fallback.sql.schema import fallback_message
 from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_ways import body
 from tests.support.sink import ScriptedSink
-from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
@@ -29,16 +28,14 @@ async def post(
 
 
 async def test_from_the_client_to_the_logger(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Every accepted order reaches the logger byte for byte, under the id that the client gave.
 
     A body that is too large is counted as refused.
     """
     database = f"sqlite:///{tmp_path}/relay.db"
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, database_url=database, api_token="s3cret"
-    ) as worker:
+    async with new_worker(database_url=database, api_token="s3cret") as worker:
         await worker.wait_ready()
         bearer = {"Authorization": "Bearer s3cret"}
         assert (await post(worker, 0))[0] == 401

@@ -15,7 +15,7 @@ from tests.support.publish_command import Commands
 from tests.support.sink import Answer, Fault, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
@@ -56,13 +56,16 @@ def by_id(request: Any) -> Answer:
     return Answer()
 
 
-async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_path: Path) -> None:
+async def test_what_became_of_each_order(
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
+) -> None:
     """Delivered, delivered late, in backoff, dead-lettered, in flight, broken: each is shown."""
     sink.script = by_id
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, consumer_retry_max_attempts=1000,
-        consumer_retry_initial_interval_ms=300, breaker_failure_threshold=0,
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        consumer_retry_max_attempts=1000,
+        consumer_retry_initial_interval_ms=300,
+        breaker_failure_threshold=0,
+    ) as worker:
         await worker.wait_ready()
         (one,) = await stage.publish([order(1, event_id="paid-1")])
         first = await until_state(worker, 1, "delivered")
@@ -101,15 +104,14 @@ async def test_what_became_of_each_order(stage: Stage, sink: ScriptedSink, tmp_p
 
 @pytest.mark.parametrize("store", ["memory", "rocksdb"])
 async def test_old_orders_are_forgotten(
-    stage: Stage, embedded: EmbeddedKafka, sink: ScriptedSink, tmp_path: Path, store: str
+    stage: Stage, embedded: EmbeddedKafka, tmp_path: Path, new_worker: NewWorker, store: str
 ) -> None:
     """After the retention an order is unknown, and its changelog ends in a tombstone."""
     changelog = stage.settings().deliveries_changelog_topic
     embedded.create_topic(changelog)
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, deliveries_store=store, deliveries_retention_hours=6 / 3600,
-        data_dir=tmp_path / "data",
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        deliveries_store=store, deliveries_retention_hours=6 / 3600, data_dir=tmp_path / "data"
+    ) as worker:
         await worker.wait_ready()
         await stage.publish([order(1)])
         await until_state(worker, 1, "delivered")
@@ -129,10 +131,10 @@ async def test_old_orders_are_forgotten(
 
 
 async def test_switched_off_there_is_no_table(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """Every copy of an event is sent; /orders names the setting as the reason."""
-    async with WorkerProcess(tmp_path, stage, sink.url, deliveries_store="off") as worker:
+    async with new_worker(deliveries_store="off") as worker:
         await worker.wait_ready()
         for _ in range(2):
             await stage.publish([order(1, event_id="a")])
@@ -144,10 +146,10 @@ async def test_switched_off_there_is_no_table(
 
 
 async def test_order_status_asks_a_worker_or_else_kafka(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """It prints known and saved orders, with and without a worker; each error is one line."""
-    async with WorkerProcess(tmp_path, stage, sink.url) as worker:
+    async with new_worker() as worker:
         await worker.wait_ready()
         await stage.publish([order(1), order(2), Order(b"3", order_value(3, eventType="OTHER"))])
         for order_id, state in ((1, "delivered"), (3, "dead_lettered")):

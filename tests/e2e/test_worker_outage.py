@@ -13,7 +13,7 @@ from tests.support.raw_server import Peer, RawServer
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
@@ -25,14 +25,13 @@ REFUSED = 'order_relay_delivery_attempts_total{result="retryable",status="connec
 
 
 async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """The breaker opens; intake waits, and the worker stays in its group; then all is delivered."""
     before = await stage.publish(orders(100, keys=10))
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, breaker_failure_threshold=5, max_in_flight=8,
-        consumer_retry_max_attempts=3,
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        breaker_failure_threshold=5, max_in_flight=8, consumer_retry_max_attempts=3
+    ) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == len(before), timeout=60)
         await worker.wait_ready()
         await sink.down()
@@ -72,16 +71,18 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
 
 
 async def test_wrong_credentials_are_an_outage(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """401, 403 and a redirect open the breaker, and never count against a message."""
     published = await stage.publish(orders(30))
     refusals = [Answer(401), Answer(403), Answer(307, {"Location": "http://127.0.0.1:1/"})]
     sink.script = lambda request: refusals[len(sink.requests) % 3]
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, breaker_failure_threshold=3, breaker_probe_interval_seconds=0.1,
-        consumer_retry_max_attempts=0, external_logger_token="a-token-of-ours",
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        breaker_failure_threshold=3,
+        breaker_probe_interval_seconds=0.1,
+        consumer_retry_max_attempts=0,
+        external_logger_token="a-token-of-ours",
+    ) as worker:
         await worker.wait_log("Breaker open")
         # More than were in flight when it opened: a few probes fail, too.
         await sink.wait_for(lambda s: len(s.requests) >= 9, timeout=30)

@@ -12,20 +12,20 @@ from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import orders
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker, WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
 
 async def test_several_wrong_settings_are_named_in_the_one_line(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """One line names all wrong settings, those of .env included, and shows no secret."""
     await asyncio.to_thread(
         (tmp_path / ".env").write_text,
         "MAX_IN_FLIGHT=many\nKAFKA_SECURITY_PROTOCOL=SASL_SSL\nKAFKA_SASL_PASSWORD=hush-hush\n",
     )
-    worker = WorkerProcess(tmp_path, stage, sink.url, breaker_failure_threshold="-1")
+    worker = new_worker(breaker_failure_threshold="-1")
     async with worker.in_new_interpreter():
         assert await worker.wait(60) != 0
     (line,) = worker.log_text().splitlines()
@@ -37,15 +37,13 @@ async def test_several_wrong_settings_are_named_in_the_one_line(
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 async def test_a_web_port_in_use_ends_the_start_with_one_line(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path, log_format: str
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker, log_format: str
 ) -> None:
     """The line names the port; the worker neither hangs nor delivers without its web server."""
     await stage.publish(orders(1))
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-        async with WorkerProcess(
-            tmp_path, stage, sink.url, web_port=port, log_format=log_format
-        ) as worker:
+        async with new_worker(web_port=port, log_format=log_format) as worker:
             assert await worker.wait(60) == 1
     (line,) = worker.log_lines(f"WEB_PORT={port}")
     assert "cannot serve" in line
@@ -72,14 +70,12 @@ async def test_sigterm_while_kafka_is_missing_ends_the_worker(
 
 
 async def test_a_data_folder_that_is_a_file_ends_the_start_with_one_line(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """With RocksDB, the line names DATA_DIR and the file at its path."""
     wrong = tmp_path / "a-file"
     await asyncio.to_thread(wrong.write_text, "")
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, data_dir=wrong, deliveries_store="rocksdb"
-    ) as worker:
+    async with new_worker(data_dir=wrong, deliveries_store="rocksdb") as worker:
         assert await worker.wait(60) == 1
         (line,) = worker.log_lines("DATA_DIR")
         assert str(wrong) in line

@@ -1,7 +1,6 @@
 """The figures of the shipped worker under traffic; without Kafka, see test_worker_start."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,23 +8,25 @@ from tests.support.orders import order, orders
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess, attempts
+from tests.support.worker import NewWorker, attempts
 
 pytestmark = pytest.mark.e2e
 
 
 async def test_the_figures_under_traffic_are_those_of_the_metrics(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker
 ) -> None:
     """Counts, offsets, times and the log line agree, and no secret is shown."""
     sink.script = lambda request: Answer(
         422 if request.order_id == 7 else 503 if request.attempt == 1 else 200
     )
     await stage.publish([order(7), *orders(60, first=100)])
-    async with WorkerProcess(
-        tmp_path, stage, sink.url, external_logger_token="hush-hush", api_token="whisper",
-        fallback_stats_interval_seconds=1, breaker_failure_threshold=0,
-    ) as worker:  # fmt: skip
+    async with new_worker(
+        external_logger_token="hush-hush",
+        api_token="whisper",
+        fallback_stats_interval_seconds=1,
+        breaker_failure_threshold=0,
+    ) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == 60, timeout=60)
         await eventually(stage.all_committed, 20, "everything is committed")
         ends = await stage.ends()

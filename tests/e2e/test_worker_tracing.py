@@ -17,7 +17,7 @@ from tests.support.publish_ways import paid
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import NewWorker
 
 pytestmark = pytest.mark.e2e
 
@@ -56,7 +56,7 @@ def only(spans: list[ReceivedSpan], name: str, parent: str, **attributes: object
 
 
 async def test_an_order_s_trace_from_the_shop_to_the_logger(
-    stage: Stage, sink: ScriptedSink, receiver: OtlpReceiver, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, receiver: OtlpReceiver, tmp_path: Path, new_worker: NewWorker
 ) -> None:
     """A retry, and a dead letter with its redrive: each span's parent is its cause."""
 
@@ -70,13 +70,8 @@ async def test_an_order_s_trace_from_the_shop_to_the_logger(
         open_order_events(
             stage.settings(database_url=f"sqlite+aiosqlite:///{tmp_path}/shop.db")
         ) as events,
-        WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
-            external_logger_token="t0ken",
-            breaker_failure_threshold=0,
-            **traced(receiver.url),
+        new_worker(
+            external_logger_token="t0ken", breaker_failure_threshold=0, **traced(receiver.url)
         ) as worker,
     ):
         first = await events.publisher.publish(paid(1), headers=TRACE_HEADERS)
@@ -162,13 +157,13 @@ async def test_an_order_s_trace_from_the_shop_to_the_logger(
 
 
 async def test_a_record_without_a_trace_begins_one(
-    stage: Stage, sink: ScriptedSink, receiver: OtlpReceiver, tmp_path: Path
+    stage: Stage, sink: ScriptedSink, receiver: OtlpReceiver, new_worker: NewWorker
 ) -> None:
     """All attempts and log lines are in the new trace, even if the record's own is malformed."""
     sink.script = lambda request: Answer(503 if request.attempt == 1 else 200)
     malformed = (("traceparent", b"00-\xff\r\nX-Injected: 1"), ("tracestate", b"a=1"))
     await stage.publish([replace(order(1), headers=()), replace(order(2), headers=malformed)])
-    async with WorkerProcess(tmp_path, stage, sink.url, **traced(receiver.url)) as worker:
+    async with new_worker(**traced(receiver.url)) as worker:
         await sink.wait_for(lambda s: len(s.accepted) == 2, timeout=60)
         await receiver.wait_for(lambda spans: len(spans) == 10)
         assert await worker.stop() == 0
@@ -183,7 +178,7 @@ async def test_a_record_without_a_trace_begins_one(
 
 @pytest.mark.parametrize("collector", ["absent", "hanging", "refusing"])
 async def test_no_delivery_depends_on_the_collector(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path, collector: str
+    stage: Stage, sink: ScriptedSink, new_worker: NewWorker, collector: str
 ) -> None:
     """Each order is sent once, the worker stops cleanly, and the log has few lines about it."""
     async with OtlpReceiver() as receiver:
@@ -196,10 +191,7 @@ async def test_no_delivery_depends_on_the_collector(
             receiver.status = 400
         count = 600
         await stage.publish(orders(count))
-        async with WorkerProcess(
-            tmp_path,
-            stage,
-            sink.url,
+        async with new_worker(
             # Small, so that it is full: most spans are dropped.
             otel_bsp_max_queue_size=64,
             otel_bsp_max_export_batch_size=32,

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.embedded import EmbeddedKafka
 from tests.support.publish_postgres import PostgresServer, blocking, unavailable_reason
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
+from tests.support.worker import NewWorker, WorkerProcess
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,12 @@ async def sink() -> AsyncIterator[ScriptedSink]:
     """A scripted external logger in the test's loop."""
     async with ScriptedSink() as scripted:
         yield scripted
+
+
+@pytest.fixture
+def new_worker(tmp_path: Path, stage: Stage, sink: ScriptedSink) -> NewWorker:
+    """Makes workers on the test's stage, for its sink."""
+    return partial(WorkerProcess, tmp_path, stage, sink.url)
 
 
 @pytest.fixture(scope="session")

@@ -339,3 +339,7 @@ class WorkerProcess:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+
+NewWorker = Callable[..., WorkerProcess]
+"""Makes a worker of the test's folder, topics and sink, with further settings."""
