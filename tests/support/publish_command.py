@@ -116,6 +116,18 @@ class Commands:
         assert process.returncode is not None
         return _expected(Ended(process.returncode, out.decode(), err.decode()), statuses)
 
+    async def into_a_full_disk(self, *arguments: str, stdin: bytes = b"") -> list[str]:
+        """The lines on stderr of a command whose stdout cannot be written; the status is 1."""
+        full = os.open("/dev/full", os.O_WRONLY)
+        try:
+            process = await self.start(*arguments, stdout=full)
+        finally:
+            os.close(full)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            _, err = await process.communicate(stdin)
+        assert process.returncode == 1
+        return err.decode().splitlines()
+
     async def refused(self, *arguments: str, stdin: bytes = b"") -> str:
         """The one line with which a command refuses its arguments (status 2)."""
         return (await self(*arguments, stdin=stdin, statuses=(2,))).only_line
