@@ -157,7 +157,8 @@ def embedded() -> Iterator[Brokers]:
 def real_kafka() -> Iterator[Brokers]:
     """Three brokers of Apache Kafka, fetched and started by the tests' harness."""
     # Imported here, as benchmarks without Kafka do not need the tests' harness.
-    from tests.support.kafka_cluster import KafkaUnavailable, RealKafka  # noqa: PLC0415
+    from tests.support.kafka.cluster import RealKafka  # noqa: PLC0415
+    from tests.support.kafka.distribution import KafkaUnavailable  # noqa: PLC0415
 
     kafka = RealKafka()
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.kafka.coupons import Coupons
 from tests.kafka.scene import Scene
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 

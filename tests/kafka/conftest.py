@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kafka_cluster import KafkaUnavailable, RealKafka
+from tests.support.kafka.cluster import RealKafka
+from tests.support.kafka.distribution import KafkaUnavailable
 from tests.support.run import TestRun
 from tests.support.secure_kafka import SecureKafka
 

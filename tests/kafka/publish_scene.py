@@ -31,7 +31,7 @@ from order_relay.settings import Settings
 from tests.kafka.publish_service import order_event_id
 from tests.kafka.scene import SESSION
 from tests.support.child import on_leash
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import order_value
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Row, Stage

@@ -22,7 +22,7 @@ from typing import Any, Self
 from tests.kafka.administration import Administration
 from tests.kafka.commit_watch import CommitWatch, Place
 from tests.kafka.load import Load
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 
 Story: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 Stories: TypeAlias = Mapping[Story, asyncio.Task[None]]

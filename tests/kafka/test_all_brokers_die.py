@@ -27,8 +27,8 @@ from tests.kafka.publish_scene import (
 from tests.kafka.publish_service import AFTER_COMMIT, OUTBOX, PLAIN_SQL, order_event_id
 from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Outage, Part, Stories, Story, told
+from tests.support.kafka.cluster import RealKafka
 from tests.support.kafka.ports import LOOPBACK
-from tests.support.kafka_cluster import RealKafka
 from tests.support.orders import order_value
 from tests.support.publish_postgres import PostgresServer
 from tests.support.waiting import eventually

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.kafka.coupons import COUPONS
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka.scene import Scene
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 
 pytestmark = pytest.mark.harms_brokers
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 

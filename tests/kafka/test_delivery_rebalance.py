@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tests.kafka.administration import together
 from tests.kafka.scene import MAX_IN_FLIGHT, Scene
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 

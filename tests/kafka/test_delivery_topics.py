@@ -14,7 +14,7 @@ from tests.kafka.administration import Administration
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.dead_letter_commands import relay_on
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order, order_value, orders
 from tests.support.sink import Answer, ScriptedSink
@@ -125,11 +125,7 @@ async def test_a_worker_with_its_defaults_on_a_new_cluster(
                 produce, kafka, good + bad, stage.topic, None, {"message.max.bytes": 2_000_000}
             )
 
-            async def all_committed() -> bool:
-                ends = await asyncio.to_thread(kafka.end_offsets, stage.topic)
-                return ends == await asyncio.to_thread(kafka.committed, stage.group_id, stage.topic)
-
-            await worker.wait_until(all_committed, what="to commit everything")
+            await worker.wait_until(stage.all_committed, what="to commit everything")
             assert sorted(sink.accepted_bodies) == sorted(one.value or b"" for one in good)
             assert {r.idempotency_key for r in sink.requests if r.body == good[1].value} == {
                 "an%20id%20with%20spaces"

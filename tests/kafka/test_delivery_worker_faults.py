@@ -15,7 +15,7 @@ from tests.kafka.commit_watch import finished_beyond
 from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Stories, Story, told
 from tests.support.kafka.broker import MAX_METADATA_BYTES
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.worker import WorkerProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("worker_faults")]

@@ -22,9 +22,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
 
 from tests.support.child import on_leash
 from tests.support.compose import Compose, ComposeSettings
+from tests.support.kafka.cluster import RealKafka
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, free_ports
-from tests.support.kafka_cluster import RealKafka
 from tests.support.publish_postgres import PostgresServer
 from tests.support.stage import Stage
 from tests.support.waiting import eventually

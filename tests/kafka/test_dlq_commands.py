@@ -11,7 +11,7 @@ import pytest
 
 from tests.kafka.administration import Administration
 from tests.support.dead_letter_commands import letter, positions, put_letters, redriving, relay_on
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import order
 from tests.support.publish_command import Commands, Ended, end_by_signal
 from tests.support.sink import Answer, ScriptedSink

@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from order_relay.kafka.committed_offsets import fetch_commits
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 
 
 async def test_the_group_has_moved_to_another_broker(

@@ -11,7 +11,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from tests.kafka.coupons import BAD, Coupons
 from tests.kafka.scene import Scene
 from tests.kafka.stories import Stories, Story, told
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("isolation")]
 

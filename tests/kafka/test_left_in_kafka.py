@@ -10,7 +10,7 @@ from order_relay.delivery.lanes import KEY_SHARE, MAX_QUEUED_RECORDS
 from order_relay.delivery.left_in_kafka import MAX_LEFT
 from tests.kafka.scene import Scene
 from tests.kafka.test_delivery_worker_faults import PATIENT
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Order, order, order_value
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage

@@ -10,7 +10,7 @@ import pytest
 
 from tests.kafka.administration import Administration
 from tests.kafka.scene import SESSION
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Order, order
 from tests.support.sink import Answer, ScriptedSink
 from tests.support.stage import Stage

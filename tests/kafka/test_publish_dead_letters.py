@@ -9,7 +9,7 @@ import pytest
 from order_relay.fallback.store import Status
 from tests.kafka.administration import Administration
 from tests.kafka.publish_scene import PublishScene
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Published, event_ids, orders
 from tests.support.publish_command import Commands
 from tests.support.sink import Answer

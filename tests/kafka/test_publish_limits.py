@@ -7,7 +7,7 @@ import pytest
 
 from order_relay.errors import RelayError
 from order_relay.kafka.producer import Acknowledged
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.producing import producing
 from tests.support.stage import Stage
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.kafka.publish_scene import PATIENT, PublishScene
 from tests.kafka.scene import Scene
 from tests.kafka.test_publish_replay import ROWS, save_rows
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 

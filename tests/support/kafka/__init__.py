@@ -1,1 +1,1 @@
-"""The parts of the real Apache Kafka harness; `tests.support.kafka_cluster` puts them together."""
+"""The parts of the real Apache Kafka harness; `tests.support.kafka.cluster` puts them together."""

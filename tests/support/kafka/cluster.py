@@ -1,4 +1,15 @@
-"""Three brokers, started, stopped, killed, frozen and revived together or one by one."""
+"""A real Apache Kafka cluster for tests: three KRaft brokers on loopback, and their faults.
+
+    with RealKafka() as kafka:
+        kafka.create_topic("orders", partitions=3)
+        kafka.kill(kafka.leader_of("orders", 0))
+        ...
+        kafka.revive()
+
+Every method blocks its thread, some for seconds, and may be called from any thread: a coroutine
+calls `await asyncio.to_thread(kafka.revive, 2)`. No JVM outlives the process that started it,
+however that ends (on Linux; elsewhere only a SIGKILL of that process leaves them).
+"""
 
 import atexit
 import shutil
@@ -109,10 +120,7 @@ class RealKafka:
                 broker.launch()
             self._wait_if_quorate()
             if new:
-                # Asking for any group creates the internal topic of offsets, so that no test waits
-                # for it.
-                self.create_topic("warm-up", partitions=1)
-                self.committed("warm-up", "warm-up")
+                self._view.create_offsets_topic()  # so that no test waits for it
                 self.wait_until_ready()
 
     def stop(self, broker_id: int | None = None) -> None:
@@ -152,9 +160,6 @@ class RealKafka:
     def close(self) -> None:
         """End everything at once and remove the data; more than one call does no harm."""
         with self._lock:
-            if self._known_view is not None:
-                self._known_view.close()
-                self._known_view = None
             self.kill()
             self._spawner.shutdown()
             if self._directory is not None:
@@ -209,14 +214,6 @@ class RealKafka:
         When brokers die, the others lead all of them. All brokers must run.
         """
         self._view.elect_preferred_leaders()
-
-    def committed(self, group: str, topic: str) -> dict[int, int]:
-        """The offsets a consumer group has committed, by partition; empty when none."""
-        return self._view.committed(group, topic)
-
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """The offset that the next record of each partition will get."""
-        return self._view.end_offsets(topic)
 
     @property
     def _view(self) -> ClusterView:

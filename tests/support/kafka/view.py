@@ -1,16 +1,14 @@
 """Asks a Kafka cluster about itself, independent of the code under test."""
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from confluent_kafka import Consumer, ElectionType, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ElectionType, KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
     AdminClient,
     ClusterMetadata,
     NewTopic,
-    OffsetSpec,
 )
 
 from tests.support.waiting import wait_until
@@ -40,7 +38,7 @@ class ClusterView:
     """
 
     def __init__(self, bootstrap_servers: str) -> None:
-        self._config: dict[str, str | int | float | bool] = {
+        config: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap_servers,
             # Brokers come back within a second here; the default backs off to 10 s.
             "reconnect.backoff.ms": 50,
@@ -48,9 +46,7 @@ class ClusterView:
             "socket.timeout.ms": int(ASK_SECONDS * 1000),
             "log_level": 0,  # it would report every broker that a test has killed
         }
-        self._admin = AdminClient(self._config)
-        self._asking_for: tuple[str, Consumer] | None = None
-        self._lock = threading.RLock()
+        self._admin = AdminClient(config)
 
     def partitions(self) -> list[PartitionState] | None:
         """Every partition of every topic, internal ones too; None without an answer."""
@@ -139,59 +135,18 @@ class ClusterView:
         self._answer(elected, "the preferred leaders")
         self._answer(known, "the preferred leaders to be known")
 
-    def committed(self, group: str, topic: str) -> dict[int, int]:
-        """The offsets a consumer group has committed, by partition; none for an unknown group."""
+    def create_offsets_topic(self) -> None:
+        """Ask for a group: Kafka creates the internal topic of offsets for the first question."""
 
-        def answer() -> dict[int, int] | None:
-            states = [s for s in self.partitions() or () if s.topic == topic]
-            ask = [TopicPartition(topic, state.partition) for state in states]
-            if not ask:
-                return None
+        def answered() -> bool:
+            asked = self._admin.describe_consumer_groups(["any"], request_timeout=ASK_SECONDS)
             try:
-                found = self._member_of(group).committed(ask, timeout=ASK_SECONDS)
+                asked["any"].result()
             except KafkaException as failure:
-                _again(failure)
-                return None
-            return {entry.partition: entry.offset for entry in found if entry.offset >= 0}
+                return _code(failure) == KafkaError.GROUP_ID_NOT_FOUND or _again(failure)
+            return True
 
-        with self._lock:
-            return self._answer(answer, f"the offsets of {topic} that group {group} committed")
-
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """The offset the next record of each partition will get."""
-
-        def answer() -> dict[int, int] | None:
-            states = [s for s in self.partitions() or () if s.topic == topic]
-            latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-            ask = {TopicPartition(topic, state.partition): latest for state in states}
-            if not ask:
-                return None
-            try:
-                futures = self._admin.list_offsets(ask, request_timeout=ASK_SECONDS)
-                return {entry.partition: f.result().offset for entry, f in futures.items()}
-            except KafkaException as failure:
-                _again(failure)
-                return None
-
-        return self._answer(answer, f"the end offsets of topic {topic}")
-
-    def close(self) -> None:
-        """Close its connections."""
-        with self._lock:
-            if self._asking_for is not None:
-                self._asking_for[1].close()
-                self._asking_for = None
-
-    def _member_of(self, group: str) -> Consumer:
-        """A consumer that never joins the group, only asks its coordinator; it is cached.
-
-        AdminClient.list_consumer_group_offsets would be the natural way, but in librdkafka 2.16 it
-        ends the process with a segmentation fault when the answer is "not the coordinator".
-        """
-        if self._asking_for is None or self._asking_for[0] != group:
-            self.close()
-            self._asking_for = group, Consumer({**self._config, "group.id": group})
-        return self._asking_for[1]
+        self._answer(answered, "a group's coordinator")
 
     def _metadata(self) -> ClusterMetadata | None:
         try:
