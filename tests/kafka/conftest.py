@@ -4,8 +4,7 @@ A test that harms brokers has the mark ``harms_brokers`` and the cluster alone. 
 by side.
 """
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.support.kafka.cluster import RealKafka
 from tests.support.kafka.distribution import KafkaUnavailable
 from tests.support.run import TestRun
 from tests.support.secure_kafka import SecureKafka
+from tests.support.stage import Stage, new_stage
 
 HERE = Path(__file__).parent
 # The first test also waits for the cluster, and on a new machine for Maven.
@@ -103,6 +103,6 @@ def secure(
 
 
 @pytest.fixture
-def unique() -> Callable[[str], str]:
-    """Make a name for a topic or a group that no other test uses: `unique("orders")`."""
-    return lambda stem: f"{stem}-{uuid.uuid4().hex[:8]}"
+def stage(kafka: RealKafka) -> Stage:
+    """Names of this test's own; workers declare the topics."""
+    return new_stage(kafka.bootstrap_servers, declare_topics=True)

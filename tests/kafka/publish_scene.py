@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
@@ -34,7 +33,7 @@ from tests.support.child import on_leash
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import order_value
 from tests.support.sink import ScriptedSink
-from tests.support.stage import Row, Stage
+from tests.support.stage import Row, new_stage
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
 
@@ -169,15 +168,8 @@ class PublishScene:
         dlq_configs: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
-        name = uuid.uuid4().hex[:8]
         self.kafka = kafka
-        self.stage = Stage(
-            kafka.bootstrap_servers,
-            topic=f"order-paid-{name}",
-            dlq_topic=f"order-paid-{name}.DLQ",
-            group_id=f"group-{name}",
-            declare_topics=True,
-        )
+        self.stage = new_stage(kafka.bootstrap_servers, declare_topics=True)
         self.sink = ScriptedSink()
         self.engine = make_engine(database_url)
         self._dlq_configs = dlq_configs
@@ -186,7 +178,7 @@ class PublishScene:
             **QUICK,
             **{key.upper(): value for key, value in settings.items()},
         }
-        self._directory = directory / name
+        self._directory = directory / self.stage.topic
         self._everything = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

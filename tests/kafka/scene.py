@@ -12,7 +12,6 @@ At its end, a scene checks that only finished records were committed, and none o
 import asyncio
 import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -24,7 +23,7 @@ from tests.kafka.commit_watch import CommitWatch, Place
 from tests.kafka.load import Load
 from tests.support.kafka.cluster import RealKafka
 from tests.support.sink import Answer, Received, ScriptedSink
-from tests.support.stage import Stage
+from tests.support.stage import new_stage
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
@@ -82,14 +81,7 @@ class Scene:
         topic_configs: Mapping[str, str] | None = None,
         dlq_configs: Mapping[str, str] | None = None,
     ) -> None:
-        name = uuid.uuid4().hex[:8]
-        self.stage = Stage(
-            kafka.bootstrap_servers,
-            topic=f"order-paid-{name}",
-            dlq_topic=f"order-paid-{name}.DLQ",
-            group_id=f"group-{name}",
-            declare_topics=True,
-        )
+        self.stage = new_stage(kafka.bootstrap_servers, declare_topics=True)
         self.latency_seconds = 0.0
         self.failing: set[str] = set()
         self.hanging: set[str] = set()
@@ -103,7 +95,7 @@ class Scene:
         self.load = Load(self.stage, keys=keys)
         self.commits = CommitWatch(self.stage, self.is_finished)
         self._kafka = kafka
-        self._directory = directory / name
+        self._directory = directory / self.stage.topic
         self._partitions = partitions
         self._declared = declared
         self._topic_configs = topic_configs

@@ -1,7 +1,6 @@
 """The console of any worker shows all workers and all consumers."""
 
 import json
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -19,13 +18,11 @@ TOKEN = "s3cret"
 
 
 @pytest.fixture
-def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
+def stage(kafka: RealKafka, stage: Stage) -> Stage:
     """A topic with one partition, so that a second worker of a consumer is idle."""
-    topic = unique("order-paid")
-    made = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
-    kafka.create_topic(made.topic, 1)
-    kafka.create_topic(made.dlq_topic, 1)
-    return made
+    kafka.create_topic(stage.topic, 1)
+    kafka.create_topic(stage.dlq_topic, 1)
+    return stage
 
 
 def url(worker: WorkerProcess, path: str = "/") -> str:

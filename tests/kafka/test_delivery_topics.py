@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -194,11 +194,10 @@ async def test_headers_with_names_of_any_bytes_delay_nothing(
 
 
 async def test_an_audit_tells_that_kafka_has_deleted_all_records(
-    kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
+    kafka: RealKafka, stage: Stage, tmp_path: Path
 ) -> None:
     """An empty partition has no oldest record that would tell how far back one can see."""
-    topic = unique("order-paid")
-    stage = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), False)
+    topic = stage.topic
     for name in (stage.topic, stage.dlq_topic):
         await asyncio.to_thread(kafka.create_topic, name, 3)
     commands = relay_on(stage, tmp_path, deliveries_store="off")
@@ -329,15 +328,13 @@ def commit(stage: Stage, place: TopicPartition) -> None:
 
 
 async def test_a_topic_that_is_deleted_and_made_again(
-    kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
+    kafka: RealKafka, stage: Stage, tmp_path: Path
 ) -> None:
     """Undelivered records of the old topic are logged as lost; all of the new one are delivered.
 
     Late deliveries of the old topic do not commit the new one's records at the same offsets.
     """
-    topic = unique("order-paid")
-    stage = Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
-    admin = Administration(stage)
+    topic, admin = stage.topic, Administration(stage)
     kafka.create_topic(topic, 1)
     gate = asyncio.Semaphore(0)
     async with ScriptedSink() as sink:

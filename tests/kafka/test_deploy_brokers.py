@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
     NewTopic,
 )
 
+from tests.kafka.administration import Administration
 from tests.support.child import on_leash
 from tests.support.compose import Compose, ComposeSettings
 from tests.support.kafka.cluster import RealKafka
 from tests.support.kafka.distribution import fetch_jars, java_executable
 from tests.support.kafka.ports import LOOPBACK, free_ports
+from tests.support.orders import order_value
 from tests.support.publish_postgres import PostgresServer
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
@@ -75,16 +77,16 @@ async def told_by(admin: AdminClient, broker: ConfigResource) -> dict[str, Any] 
     return told
 
 
-async def test_a_missing_topic_is_not_created(kafka: RealKafka) -> None:
+async def test_a_missing_topic_is_not_created(kafka: RealKafka, stage: Stage) -> None:
     """A record for a mistyped topic is refused, and the topic is not created."""
     assert await asyncio.to_thread(refusal, kafka, "mistyped", 3) is not None
-    assert "mistyped" not in await replicas(kafka)
+    assert await Administration(stage).replication("mistyped") == []
 
 
 async def test_an_order_goes_all_the_way(
     compose: Compose,
     kafka: RealKafka,
-    unique: Callable[[str], str],
+    stage: Stage,
     postgres_server: PostgresServer,
     tmp_path: Path,
 ) -> None:
@@ -93,11 +95,11 @@ async def test_an_order_goes_all_the_way(
     It delivers to the file's sample logger, also with a broker down; but a record that only one
     broker could store is refused.
     """
-    pair, topic = unique("pair"), unique("order-paid-events")
+    admin, pair = Administration(stage), f"{stage.topic}.pair"
     names = {
-        "ORDER_PAID_TOPIC": topic,
-        "DLQ_TOPIC": f"{topic}.DLQ",
-        "CONSUMER_GROUP_ID": unique("logging-consumer-group"),
+        "ORDER_PAID_TOPIC": stage.topic,
+        "DLQ_TOPIC": stage.dlq_topic,
+        "CONSUMER_GROUP_ID": stage.group_id,
     }
     await asyncio.to_thread(make_pair, kafka, pair)
     (logger_port,) = free_ports(1)
@@ -106,9 +108,8 @@ async def test_an_order_goes_all_the_way(
     try:
         worker.start()
         await worker.wait_ready()
-        described = await replicas(kafka)
-        assert {described[topic], described[f"{topic}.DLQ"]} == {(3, 3)}
-        assert described["__consumer_offsets"][0] == 3
+        for topic in (stage.topic, stage.dlq_topic, "__consumer_offsets"):
+            assert await admin.replication(topic) == [(3, 3)] * 3
 
         token = compose.secrets["api_token"].read_text(encoding="utf-8")
         assert await post(worker, 1, "wrong") == (401, None)
@@ -178,17 +179,6 @@ def healthy(compose: Compose, settings: ComposeSettings, service: str) -> bool:
     )
     done = subprocess.run([*command[:-1], check], capture_output=True, check=False)
     return done.returncode == 0
-
-
-async def replicas(kafka: RealKafka) -> dict[str, tuple[int, int]]:
-    """The number of replicas, and of those in sync, of each topic's last partition."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
-    metadata = await asyncio.to_thread(admin.list_topics, None, 30)
-    return {
-        topic.topic or "": (len(state.replicas), len(state.isrs))
-        for topic in metadata.topics.values()
-        for state in topic.partitions.values()
-    }
 
 
 def make_pair(kafka: RealKafka, name: str) -> None:
@@ -268,18 +258,10 @@ def start_logger(compose: Compose, port: int, directory: Path) -> subprocess.Pop
 
 async def post(worker: WorkerProcess, order_id: int, token: str) -> tuple[int, str | None]:
     """Post an order to the worker; returns the HTTP status, and the status of the order."""
-    event: dict[str, Any] = {
-        "eventType": "ORDER_PAID", "orderId": order_id, "userId": 456,
-        "paidAt": "2025-12-19T10:30:00", "orderItems": [{"productId": 1, "orderQuantity": 2}],
-    }  # fmt: skip
-    headers = {"Authorization": f"Bearer {token}", "event-id": f"order-{order_id}-paid"}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(
-            f"http://{LOOPBACK}:{worker.web_port}/order-paid", json=event, headers=headers
-        ) as response,
-    ):
-        return response.status, (await response.json()).get("status")
+    status, answer = await worker.post_order(
+        order_value(order_id), Authorization=f"Bearer {token}", event_id=f"order-{order_id}-paid"
+    )
+    return status, answer.get("status")
 
 
 async def accepted(port: int, count: int = 1) -> bool:

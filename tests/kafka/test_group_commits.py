@@ -1,19 +1,16 @@
 """A worker asks for its group's commits at a broker that is not the coordinator any more."""
 
-from collections.abc import Callable
-
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from order_relay.kafka.committed_offsets import fetch_commits
 from tests.support.kafka.cluster import RealKafka
+from tests.support.stage import Stage
 
 
-async def test_the_group_has_moved_to_another_broker(
-    kafka: RealKafka, unique: Callable[[str], str]
-) -> None:
+async def test_the_group_has_moved_to_another_broker(kafka: RealKafka, stage: Stage) -> None:
     """Kafka's answer is an error without partitions, and does not mean "no commits"."""
-    topic, group = unique("order-paid"), unique("group")
+    topic, group = stage.topic, stage.group_id
     kafka.create_topic(topic, partitions=2)
     committed, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
     async with AIOKafkaConsumer(

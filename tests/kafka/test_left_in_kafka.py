@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,9 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
 
 
 async def test_left_records_of_a_compacted_topic(
-    kafka: RealKafka, unique: Callable[[str], str], sink: ScriptedSink, tmp_path: Path
+    kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
     """Compaction deletes some between others: the ones that are there are delivered."""
-    stage = Stage(kafka.bootstrap_servers, unique("compacted"), unique("dlq"), unique("g"), True)
     compaction = {
         "cleanup.policy": "compact",
         "segment.ms": "1000",

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 LIMIT_SECONDS = 120.0
-
-
-@pytest.fixture
-def stage(kafka: RealKafka, unique: Callable[[str], str]) -> Stage:
-    """Names of this test's own; a worker declares the topics."""
-    topic = unique("order-paid")
-    return Stage(kafka.bootstrap_servers, topic, f"{topic}.DLQ", unique("group"), True)
 
 
 def paid(first: int, last: int) -> list[Order]:

@@ -1,7 +1,6 @@
 """Kafka refuses a batch: which of its records are at fault is seen only when each is sent alone."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -38,12 +37,11 @@ async def refused(stage: Stage, records: list[tuple[bytes | None, bytes]]) -> li
 )
 async def test_only_the_record_at_fault_is_refused(
     kafka: RealKafka,
-    unique: Callable[[str], str],
+    stage: Stage,
     config: dict[str, str],
     guilty: tuple[bytes | None, bytes],
 ) -> None:
     """The batch is over the topic's limit, or one record has no key in a compacted topic."""
-    stage = Stage(kafka.bootstrap_servers, unique("limit"), "none", unique("group"), True)
     await asyncio.to_thread(kafka.create_topic, stage.topic, 3, configs=config)
     records: list[tuple[bytes | None, bytes]] = [(b"k", b"%03d" % n * 300) for n in range(400)]
     records[150] = guilty

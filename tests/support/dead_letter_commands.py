@@ -11,11 +11,7 @@ from tests.support.stage import Stage
 
 def relay_on(stage: Stage, folder: Path, **settings: object) -> Commands:
     """A folder to run commands in, with the settings of a stage's workers, and more."""
-    given: dict[str, object] = {
-        "kafka_bootstrap_servers": stage.bootstrap_servers,
-        "kafka_declare_topics": stage.declare_topics, "order_paid_topic": stage.topic,
-        "dlq_topic": stage.dlq_topic, "consumer_group_id": stage.group_id,
-    }  # fmt: skip
+    given = stage.names
     if stage.session_timeout_ms is not None:
         given["kafka_session_timeout_ms"] = stage.session_timeout_ms
     return Commands(folder, **(given | settings))

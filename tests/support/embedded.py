@@ -9,12 +9,11 @@ import json
 import signal
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import Any, Self
 
 from tests.support.child import on_leash
-from tests.support.stage import Stage
+from tests.support.stage import Stage, new_stage
 
 BROKERS = 3
 PARTITIONS = 3
@@ -57,14 +56,7 @@ class EmbeddedKafka:
 
     def stage(self, *, partitions: int = PARTITIONS) -> Stage:
         """Make a test's own topics and group name."""
-        name = uuid.uuid4().hex[:8]
-        stage = Stage(
-            self.bootstrap_servers,
-            topic=f"order-paid-{name}",
-            dlq_topic=f"order-paid-{name}.DLQ",
-            group_id=f"group-{name}",
-            session_timeout_ms=self._session_timeout_ms,
-        )
+        stage = new_stage(self.bootstrap_servers, session_timeout_ms=self._session_timeout_ms)
         self.create_topic(stage.topic, partitions)
         self.create_topic(stage.dlq_topic, partitions)
         return stage

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,14 +83,18 @@ class Stage:
     declare_topics: bool = False
     session_timeout_ms: int | None = None
 
-    def settings(self, **others: Any) -> Settings:
-        """The product's settings for this stage, which win over the environment."""
-        given: dict[str, Any] = {
+    @property
+    def names(self) -> dict[str, Any]:
+        """Its settings for workers and commands."""
+        return {
             "kafka_bootstrap_servers": self.bootstrap_servers,
             "kafka_declare_topics": self.declare_topics, "order_paid_topic": self.topic,
             "dlq_topic": self.dlq_topic, "consumer_group_id": self.group_id,
         }  # fmt: skip
-        return load_settings(**(given | others))
+
+    def settings(self, **others: Any) -> Settings:
+        """The product's settings for this stage, which win over the environment."""
+        return load_settings(**(self.names | others))
 
     async def publish(self, orders: Iterable[Order]) -> list[Published]:
         """Publish records in this order, acks=all; returns when all are acknowledged."""
@@ -263,6 +268,13 @@ class Stage:
             )[1]
             for partition in self._partitions(consumer, topic)
         }
+
+
+def new_stage(bootstrap_servers: str, **options: Any) -> Stage:
+    """A stage with names that no other test uses; does not create its topics."""
+    name = uuid.uuid4().hex[:8]
+    topic = f"order-paid-{name}"
+    return Stage(bootstrap_servers, topic, f"{topic}.DLQ", f"group-{name}", **options)
 
 
 def _row(message: Message) -> Row:

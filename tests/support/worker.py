@@ -93,12 +93,9 @@ class WorkerProcess:
         self._forked = forks.POSSIBLE
         self._process: subprocess.Popen[bytes] | forks.ForkedProcess | None = None
         given = {
-            "KAFKA_BOOTSTRAP_SERVERS": stage.bootstrap_servers,
-            "KAFKA_DECLARE_TOPICS": stage.declare_topics, "ORDER_PAID_TOPIC": stage.topic,
-            "DLQ_TOPIC": stage.dlq_topic, "CONSUMER_GROUP_ID": stage.group_id,
             "KAFKA_SESSION_TIMEOUT_MS": stage.session_timeout_ms, "EXTERNAL_LOGGER_URL": logger_url,
             "WEB_PORT": self.web_port, **QUICK,
-            **{key.upper(): value for key, value in settings.items()},
+            **{key.upper(): value for key, value in (stage.names | settings).items()},
         }  # fmt: skip
         self.environment = {
             "PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
