@@ -1,9 +1,7 @@
 """An operator's queries and changes, by Kafka's admin protocol."""
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, not re-exported
@@ -18,28 +16,18 @@ from tests.support.waiting import eventually
 ASK_SECONDS = 10.0
 LIMIT_SECONDS = 60.0
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of a group; its id changes when it joins again as a new member."""
-
-    id: str
-    partitions: tuple[int, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group as its coordinator describes it."""
+    """A consumer group as its coordinator describes it.
+
+    Attributes:
+        members: The partitions of each member by its id, which changes when it joins again.
+    """
 
     state: str
     coordinator: int
-    members: tuple[Member, ...]
-
-    def settled(self, members: int) -> bool:
-        """Whether it has that many members, and is stable."""
-        return self.state == "STABLE" and len(self.members) == members
+    members: dict[str, list[int]]
 
 
 class Administration:
@@ -80,20 +68,10 @@ class Administration:
         return Group(
             found.state.name,
             found.coordinator.id,
-            tuple(
-                sorted(
-                    (
-                        Member(
-                            member.member_id,
-                            tuple(
-                                sorted(tp.partition for tp in member.assignment.topic_partitions)
-                            ),
-                        )
-                        for member in found.members
-                    ),
-                    key=lambda member: member.id,
-                )
-            ),
+            {
+                one.member_id: sorted(tp.partition for tp in one.assignment.topic_partitions)
+                for one in found.members
+            },
         )
 
     async def settled_group(self, members: int, timeout: float = 90.0) -> Group:
@@ -101,7 +79,8 @@ class Administration:
 
         async def settled() -> Group | None:
             group = await self.group()
-            return group if group.settled(members) else None
+            stable = group.state == "STABLE" and len(group.members) == members
+            return group if stable else None
 
         found = await eventually(settled, timeout, f"{members} members of the group")
         assert found is not None
@@ -136,10 +115,3 @@ class Administration:
             return topic not in metadata.topics
 
         await eventually(gone, 30, f"{topic} to be gone")
-
-
-async def together(*stories: Coroutine[Any, Any, T]) -> list[T]:
-    """Run coroutines side by side; the first failure ends the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(story) for story in stories]
-    return [task.result() for task in tasks]

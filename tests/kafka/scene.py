@@ -41,6 +41,11 @@ OF_THE_GROUP = (
 )  # fmt: skip
 # The logger runs in the test's event loop: on a busy machine it answers late.
 ANSWERED: dict[str, Any] = {"external_logger_timeout_seconds": LIMIT_SECONDS}
+PATIENT: dict[str, Any] = {
+    "consumer_retry_max_attempts": 1000, "consumer_retry_initial_interval_ms": 500,
+    "consumer_retry_max_interval_ms": 500, "breaker_failure_threshold": 0,
+}  # fmt: skip
+"""Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 

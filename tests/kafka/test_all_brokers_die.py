@@ -93,7 +93,11 @@ async def stories(
 
 
 async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
-    """A worker under constant load."""
+    """A worker under constant load goes on afterwards.
+
+    Orders published before, during and after the outage are delivered. Only records that finished
+    while commits failed may be repeated.
+    """
     async with Scene(kafka, directory) as scene:
         scene.latency_seconds = 0.2
         worker = await scene.ready_worker("a")
@@ -110,7 +114,7 @@ async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
 
 
 async def told_to_stop(kafka: RealKafka, directory: Path, outage: Part) -> None:
-    """A worker that gets SIGTERM with 256 records in flight and no broker."""
+    """SIGTERM with 256 records in flight and no broker ends a worker within its deadlines."""
     async with Scene(kafka, directory) as scene:
         scene.hold(after=MAX_IN_FLIGHT)
         worker = await scene.ready_worker("b", shutdown_grace_seconds=GRACE_SECONDS)
@@ -130,7 +134,7 @@ async def told_to_stop(kafka: RealKafka, directory: Path, outage: Part) -> None:
 
 
 async def started(kafka: RealKafka, directory: Path, outage: Part) -> None:
-    """A worker that starts without brokers and without topics."""
+    """A worker starts without brokers: one line says so, and it declares its topics later."""
     async with Scene(kafka, directory, declared=False) as scene:
         await outage.begun()
         worker = scene.worker("c")
@@ -146,24 +150,6 @@ async def started(kafka: RealKafka, directory: Path, outage: Part) -> None:
         # Once for each reason, which may change as brokers come back.
         assert 0 < len(complaints) == len(set(complaints))
         assert "Traceback" not in before
-
-
-async def test_a_worker_under_load_goes_on_afterwards(stories: Stories) -> None:
-    """It survives; orders published before, during and after the outage are delivered.
-
-    Only records that finished while commits failed may be repeated.
-    """
-    await stories[under_load]
-
-
-async def test_a_worker_that_is_to_stop_ends_during_it(stories: Stories) -> None:
-    """SIGTERM ends it within the grace and the time after it; the next worker delivers the rest."""
-    await stories[told_to_stop]
-
-
-async def test_a_worker_that_starts_during_it_waits(stories: Stories) -> None:
-    """One line says that Kafka is down; later it declares its topics and delivers."""
-    await stories[started]
 
 
 # --- publishing -----------------------------------------------------------------------------------
@@ -287,7 +273,7 @@ def check_replayed(
 
 
 async def over_http(scene: PublishScene, outage: Part) -> None:
-    """Clients post orders to a worker all the time."""
+    """Clients post orders to a worker: each is in Kafka as answered, and all are logged."""
     worker = await scene.ready_worker("a")
     async with Buyers(worker) as buyers:
         await through_an_outage(scene, buyers, outage)
@@ -309,7 +295,7 @@ async def over_http(scene: PublishScene, outage: Part) -> None:
 
 
 async def after_commit(scene: PublishScene, outage: Part) -> None:
-    """An order service publishes each order after its commit."""
+    """Published after the commit, each event is in Kafka as reported; saved ones in order."""
     service = scene.service(AFTER_COMMIT)
     await through_an_outage(scene, service, outage)
     await scene.until_settled()
@@ -327,7 +313,7 @@ async def after_commit(scene: PublishScene, outage: Part) -> None:
 
 
 async def with_an_outbox(scene: PublishScene, outage: Part) -> None:
-    """An order service writes each event's row with the order, and publishes the rows itself."""
+    """A service publishes the rows of its outbox: all, and each key in the order of payment."""
     service = scene.service(OUTBOX)
     await through_an_outage(scene, service, outage)
     await scene.until_settled()
@@ -343,7 +329,7 @@ async def with_an_outbox(scene: PublishScene, outage: Part) -> None:
 
 
 async def by_plain_sql(scene: PublishScene, outage: Part) -> None:
-    """An order service without Kafka writes rows; a worker publishes them."""
+    """A service without Kafka only inserts rows; a worker on its database publishes them."""
     worker = await scene.ready_worker("a")
     service = scene.service(PLAIN_SQL)
     await through_an_outage(scene, service, outage)
@@ -358,32 +344,13 @@ async def by_plain_sql(scene: PublishScene, outage: Part) -> None:
     assert worker.log_lines("Fallback replay skipped, no retry was spent")
 
 
-async def test_orders_paid_over_http(stories: Stories) -> None:
-    """Each order is in Kafka as answered, published or saved before; all are logged."""
-    await stories[over_http]
-
-
-async def test_orders_paid_and_published_after_commit(stories: Stories) -> None:
-    """Each event is in Kafka as reported; saved events of a key are published in order."""
-    await stories[after_commit]
-
-
-async def test_orders_paid_with_an_outbox(stories: Stories) -> None:
-    """All are published, and each key in the order of payment."""
-    await stories[with_an_outbox]
-
-
-async def test_orders_paid_with_an_outbox_by_plain_sql(stories: Stories) -> None:
-    """A service without Kafka only inserts rows; a worker on its database publishes them."""
-    await stories[by_plain_sql]
-
-
-async def test_the_outage_was_one(stories: Stories) -> None:
-    """The brokers were killed, and all of them came back."""
-    await stories[Outage.run]
-
-
 DELIVERING: tuple[Story, ...] = (under_load, told_to_stop, started)
 PUBLISHING: tuple[Story, ...] = (over_http, after_commit, with_an_outbox, by_plain_sql)
 ON_POSTGRESQL: tuple[Story, ...] = (after_commit, by_plain_sql)
 STORIES: tuple[Story, ...] = (*DELIVERING, *PUBLISHING)
+
+
+@pytest.mark.parametrize("story", [*STORIES, Outage.run], ids=lambda story: story.__name__)
+async def test_delivering_and_publishing_go_on(stories: Stories, story: Story) -> None:
+    """Each story keeps its promises, and all brokers came back."""
+    await stories[story]

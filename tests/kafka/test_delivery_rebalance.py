@@ -6,20 +6,13 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.kafka.administration import together
-from tests.kafka.scene import MAX_IN_FLIGHT, Scene
+from tests.kafka.scene import MAX_IN_FLIGHT, PATIENT, Scene
 from tests.support.kafka.cluster import RealKafka
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
 ROUNDS = 3
 RAPID_ROUNDS = 5
-PATIENT = {
-    "shutdown_grace_seconds": 4, "consumer_retry_max_attempts": 1000,
-    "consumer_retry_initial_interval_ms": 500, "consumer_retry_max_interval_ms": 500,
-    "breaker_failure_threshold": 0,
-}  # fmt: skip
-"""Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
 
 
 async def test_two_workers_share_and_part_with_256_in_flight(
@@ -41,7 +34,7 @@ async def test_two_workers_share_and_part_with_256_in_flight(
             name = f"b{round_}"
             await scene.until_full()
             handovers.append(time.monotonic())
-            worker = await scene.ready_worker(name, **PATIENT)
+            worker = await scene.ready_worker(name, shutdown_grace_seconds=4, **PATIENT)
             await scene.until_sent_by(name, MAX_IN_FLIGHT)
             await scene.until_full()
             handovers.append(time.monotonic())
@@ -81,12 +74,12 @@ async def test_a_fast_logger_and_members_that_come_and_go(kafka: RealKafka, tmp_
     Three groups at once, as timing matters. The first records of each partition stay in backoff:
     they would be repeated if a partition were read from the wrong offset.
     """
-    await together(
-        *(come_and_go(kafka, tmp_path / str(number), RAPID_ROUNDS) for number in range(3))
-    )
+    async with asyncio.TaskGroup() as groups:
+        for number in range(3):
+            groups.create_task(come_and_go(kafka, tmp_path / str(number)))
 
 
-async def come_and_go(kafka: RealKafka, directory: Path, rounds: int) -> None:
+async def come_and_go(kafka: RealKafka, directory: Path) -> None:
     """One group whose second member repeatedly joins and leaves."""
     async with Scene(kafka, directory) as scene:
         scene.latency_seconds = 0.01
@@ -94,7 +87,7 @@ async def come_and_go(kafka: RealKafka, directory: Path, rounds: int) -> None:
         scene.load.publish(600)
         worker = await scene.ready_worker("a", **PATIENT)
         await scene.until_accepted(594)
-        for _ in range(rounds):
+        for _ in range(RAPID_ROUNDS):
             # Nothing is published meanwhile, so that a fetch is always waiting.
             await join_and_leave(scene.stage)
             await eventually(worker.ready, 60)

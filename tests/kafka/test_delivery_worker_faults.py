@@ -12,19 +12,13 @@ import pytest
 import pytest_asyncio
 
 from tests.kafka.commit_watch import finished_beyond
-from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
+from tests.kafka.scene import MAX_IN_FLIGHT, PATIENT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Stories, Story, told
 from tests.support.kafka.broker import MAX_METADATA_BYTES
 from tests.support.kafka.cluster import RealKafka
 from tests.support.worker import WorkerProcess
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("worker_faults")]
-
-PATIENT = {
-    "consumer_retry_max_attempts": 1000, "consumer_retry_initial_interval_ms": 500,
-    "consumer_retry_max_interval_ms": 500, "breaker_failure_threshold": 0,
-}  # fmt: skip
-"""Settings of a worker that neither gives a record up nor takes a few keys for an outage."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -106,7 +100,8 @@ async def kill_and_see(scene: Scene, worker: WorkerProcess) -> None:
 async def stopped_under_load(scene: Scene) -> None:
     """SIGTERM with 256 records in flight, some in backoff, and more queued than the grace allows.
 
-    No new attempt starts, so none is cut off at the end of the grace.
+    Attempts in flight end, and all is committed, also what finished behind those in backoff. No new
+    attempt starts, so none is cut off at the end of the grace.
     """
     scene.hold(after=2 * MAX_IN_FLIGHT)
     scene.latency_seconds = 0.5
@@ -127,7 +122,10 @@ async def stopped_under_load(scene: Scene) -> None:
 
 
 async def held_records(scene: Scene) -> None:
-    """A failing and a hanging record: first at the start of their partitions, then later."""
+    """A failing and a hanging record: first at the start of their partitions, then later.
+
+    They stop the commits of their partitions and nothing else; commit metadata has the rest.
+    """
     worker = None
     for name, before in (("first", 0), ("later", 300)):
         failing, hanging = f"failing-{name}", f"hanging-{name}"
@@ -169,7 +167,10 @@ async def until_committed_around(scene: Scene, worker: WorkerProcess, held: dict
 
 
 async def long_metadata(scene: Scene) -> None:
-    """Every other record hangs: the commit metadata is longer than the brokers accept."""
+    """Every other record hangs: the commit metadata is longer than the brokers accept.
+
+    Commits are repeated without it at once, and later have as much as fits.
+    """
     # Each hanging record takes two characters.
     count = MAX_METADATA_BYTES * 2 // 3
     hanging = [f"hanging-{number}" for number in range(count)]
@@ -195,7 +196,7 @@ async def long_metadata(scene: Scene) -> None:
 
 
 async def logger_away(scene: Scene) -> None:
-    """No logger for longer than the group waits for a silent member."""
+    """No logger for longer than the group waits for a silent member: the worker stays one."""
     await scene.sink.down()
     scene.load.publish(1000)
     worker = await scene.ready_worker("a")
@@ -218,40 +219,13 @@ async def logger_away(scene: Scene) -> None:
     scene.assert_nothing_repeated()
 
 
-KILLS: tuple[Story, ...] = (
+STORIES: tuple[Story, ...] = (
     killed_before_its_first_commit, killed_with_keys_in_backoff, killed_in_the_drain_of_a_stop,
-    killed_in_a_rebalance,
+    killed_in_a_rebalance, stopped_under_load, held_records, long_metadata, logger_away,
 )  # fmt: skip
-STORIES: tuple[Story, ...] = (*KILLS, stopped_under_load, held_records, long_metadata, logger_away)
 
 
-@pytest.mark.parametrize("story", KILLS, ids=lambda story: story.__name__)
-async def test_kill_9_loses_nothing(stories: Stories, story: Story) -> None:
-    """The next worker repeats only records that were in flight or not yet committed."""
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+async def test_nothing_is_lost(stories: Stories, story: Story) -> None:
+    """Nor repeated, except what was in flight or not yet committed at a kill."""
     await stories[story]
-
-
-async def test_a_stop_under_load_repeats_nothing(stories: Stories) -> None:
-    """After SIGTERM attempts in flight end, all is committed, and the next worker repeats nothing.
-
-    This includes records that finished behind those in backoff.
-    """
-    await stories[stopped_under_load]
-
-
-async def test_commits_stand_before_a_record_that_is_held_up(stories: Stories) -> None:
-    """A record that does not finish stops its partition's commits, even as the first record.
-
-    It stops nothing else; commit metadata has what finished behind it.
-    """
-    await stories[held_records]
-
-
-async def test_commits_whose_metadata_is_too_long_for_the_brokers(stories: Stories) -> None:
-    """They are repeated without it at once, and later have as much as fits."""
-    await stories[long_metadata]
-
-
-async def test_a_logger_outage_longer_than_the_session(stories: Stories) -> None:
-    """With the breaker open the worker stays in its group, and nothing is dead-lettered."""
-    await stories[logger_away]

@@ -3,12 +3,10 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
 from order_relay.delivery.lanes import KEY_SHARE, MAX_QUEUED_RECORDS
 from order_relay.delivery.left_in_kafka import MAX_LEFT
-from tests.kafka.scene import Scene
-from tests.kafka.test_delivery_worker_faults import PATIENT
+from tests.kafka.scene import PATIENT, Scene
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Order, order, order_value
 from tests.support.sink import Answer, ScriptedSink
@@ -79,8 +77,7 @@ async def test_left_records_of_a_compacted_topic(
     for index, other in enumerate(others):  # between the hot ones
         hot.insert(index * 50, other)
     sink.script = lambda request: Answer(500 if (request.order_id or 0) < 10_000 else 200)
-    patient: dict[str, Any] = {**PATIENT}
-    async with WorkerProcess(tmp_path, stage, sink.url, **patient) as worker:
+    async with WorkerProcess(tmp_path, stage, sink.url, **PATIENT) as worker:
         await worker.wait_ready()
         await stage.publish(hot)
         await sink.wait_for(lambda s: len(s.accepted) == len(others), timeout=120)
