@@ -8,7 +8,6 @@ async with PublishScene(kafka, tmp_path, database_url) as scene:
     (await scene.records()).check_orders(4000)
 """
 
-import asyncio
 import json
 import os
 import re
@@ -16,10 +15,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
@@ -28,22 +26,20 @@ from order_relay.fallback.sql.schema import fallback_message
 from order_relay.fallback.store import Status
 from order_relay.settings import Settings
 from tests.kafka.publish_service import order_event_id
-from tests.kafka.scene import SESSION
+from tests.kafka.scene import SESSION, WorkerScene
 from tests.support.child import on_leash
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import order_value
-from tests.support.sink import ScriptedSink
-from tests.support.stage import Row, new_stage
+from tests.support.stage import Row
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
 
 LIMIT_SECONDS = 120.0
 DELIVERY_TIMEOUT_SECONDS = 3.0
-QUICK: Mapping[str, object] = {
-    **{name.upper(): value for name, value in SESSION.items()},
-    "FALLBACK_REPLAY_INTERVAL_SECONDS": 0.5, "FALLBACK_BACKOFF_BASE_SECONDS": 1,
-    "PRODUCER_DELIVERY_TIMEOUT_MS": round(DELIVERY_TIMEOUT_SECONDS * 1000),
-    "PRODUCER_REQUEST_TIMEOUT_MS": 2000, "PRODUCER_RETRY_BACKOFF_MS": 100,
+QUICK: Mapping[str, Any] = {
+    **SESSION, "fallback_replay_interval_seconds": 0.5, "fallback_backoff_base_seconds": 1,
+    "producer_delivery_timeout_ms": round(DELIVERY_TIMEOUT_SECONDS * 1000),
+    "producer_request_timeout_ms": 2000, "producer_retry_backoff_ms": 100,
 }  # fmt: skip
 """Refusals come quickly and saved rows are soon tried again; by default that takes minutes."""
 PATIENT: Mapping[str, Any] = {
@@ -150,8 +146,8 @@ class Service:
         return f"{len(self.said('paid'))} paid; {self.log.read_text()[-3000:]}"
 
 
-class PublishScene:
-    """All that one story needs; it is stopped at the end of the block.
+class PublishScene(WorkerScene):
+    """A story of paid orders, with a database.
 
     Args:
         database_url: Of a database with the table.
@@ -168,68 +164,21 @@ class PublishScene:
         dlq_configs: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
-        self.kafka = kafka
-        self.stage = new_stage(kafka.bootstrap_servers, declare_topics=True)
-        self.sink = ScriptedSink()
+        given = {**QUICK, **settings, "database_url": database_url}
+        super().__init__(kafka, directory, given, dlq_configs=dlq_configs)
         self.engine = make_engine(database_url)
-        self._dlq_configs = dlq_configs
-        self._settings = {
-            "DATABASE_URL": database_url,
-            **QUICK,
-            **{key.upper(): value for key, value in settings.items()},
-        }
-        self._directory = directory / self.stage.topic
-        self._everything = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        self._directory.mkdir(parents=True)
         self._everything.push_async_callback(self.engine.dispose)
-        await asyncio.to_thread(self.kafka.create_topic, self.stage.topic)
-        await asyncio.to_thread(
-            self.kafka.create_topic, self.stage.dlq_topic, configs=self._dlq_configs
-        )
-        await self._everything.enter_async_context(self.sink)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._everything.aclose()
-
-    # --- processes ------------------------------------------------------------------------------
-
-    def worker(self, name: str, **settings: object) -> WorkerProcess:
-        """Start a worker, with more settings than the scene's."""
-        worker = WorkerProcess(
-            self._directory, self.stage, self.sink.url, name=name, **(self._settings | settings)
-        )
-        self._everything.callback(worker.kill9)
-        return worker.start()
-
-    async def ready_worker(self, name: str) -> WorkerProcess:
-        """Start a worker and wait until it has partitions."""
-        worker = self.worker(name)
-        await worker.wait_ready()
-        return worker
 
     def service(self, way: str) -> Service:
         """Start an order service."""
         given = {
             "PATH": os.environ.get("PATH", ""), "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": 1,
-            "KAFKA_BOOTSTRAP_SERVERS": self.stage.bootstrap_servers,
-            "ORDER_PAID_TOPIC": self.stage.topic, **self._settings,
+            **{name.upper(): value for name, value in (self.stage.names | self._settings).items()},
         }  # fmt: skip
         environment = {key: str(value) for key, value in given.items()}
         service = Service(self._directory, way, environment)
         self._everything.callback(service.kill9)
         return service
-
-    async def kill_brokers(self, *brokers: int) -> None:
-        """Kill these brokers at once, or all."""
-        for broker in brokers or (None,):
-            await asyncio.to_thread(self.kafka.kill, broker)
-
-    async def revive_brokers(self) -> None:
-        """Start all brokers that are dead, and wait until they serve."""
-        await asyncio.to_thread(self.kafka.revive)
 
     # --- the log --------------------------------------------------------------------------------
 
@@ -247,18 +196,9 @@ class PublishScene:
 
     async def saved(self) -> list[Saved]:
         """Every row of the table, by id."""
-        columns = fallback_message.c
         async with self.engine.connect() as connection:
             rows = await connection.execute(
-                sa.select(
-                    columns.id,
-                    columns.topic,
-                    columns.message_key,
-                    columns.headers,
-                    columns.status,
-                    columns.error_message,
-                    columns.lease_token,
-                ).order_by(columns.id)
+                sa.select(fallback_message).order_by(fallback_message.c.id)
             )
             return [
                 Saved(
@@ -281,21 +221,13 @@ class PublishScene:
             )
             return {status: count for status, count in counted}  # noqa: C416 - typed
 
-    async def until_published(self, count: int) -> None:
-        """Wait until ``count`` rows are marked PUBLISHED."""
+    async def until_counted(self, status: Status, count: int) -> None:
+        """Wait until there are ``count`` rows of a status."""
 
-        async def published() -> bool:
-            return (await self.counts()).get("PUBLISHED", 0) >= count
+        async def counted() -> bool:
+            return (await self.counts()).get(status, 0) >= count
 
-        await eventually(published, LIMIT_SECONDS, f"{count} rows published")
-
-    async def until_saved(self, count: int) -> None:
-        """Wait until ``count`` rows are PENDING."""
-
-        async def saved() -> bool:
-            return (await self.counts()).get("PENDING", 0) >= count
-
-        await eventually(saved, LIMIT_SECONDS, f"{count} rows saved")
+        await eventually(counted, LIMIT_SECONDS, f"{count} rows {status}")
 
     async def until_settled(self) -> None:
         """Wait until every row is PUBLISHED; there must be some, and none may be given up."""

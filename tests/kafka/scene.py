@@ -49,18 +49,79 @@ PATIENT: dict[str, Any] = {
 SESSION: dict[str, Any] = {"kafka_session_timeout_ms": round(SESSION_SECONDS * 1000)}
 
 
-class Scene:
-    """All that one story needs; it is stopped at the end of the block.
+class WorkerScene:
+    """Topics, a group, a scripted logger and workers; all is stopped at the end of the block.
+
+    Args:
+        settings: Of all workers.
+        partitions: Of both topics.
+        declared: Whether the topics exist before a worker declares them.
+        topic_configs: Of the source topic.
+        dlq_configs: Of the dead-letter topic.
+    """
+
+    def __init__(
+        self,
+        kafka: RealKafka,
+        directory: Path,
+        settings: Mapping[str, object],
+        *,
+        partitions: int = 3,
+        declared: bool = True,
+        topic_configs: Mapping[str, str] | None = None,
+        dlq_configs: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kafka = kafka
+        self.stage = new_stage(kafka.bootstrap_servers, declare_topics=True)
+        self.admin = Administration(self.stage)
+        self.sink = ScriptedSink()
+        self._directory = directory / self.stage.topic
+        self._settings = dict(settings)
+        self._partitions = partitions
+        self._created = {self.stage.topic: topic_configs, self.stage.dlq_topic: dlq_configs}
+        self._declared = declared
+        self._everything = AsyncExitStack()
+        self._workers: list[WorkerProcess] = []
+
+    async def __aenter__(self) -> Self:
+        self._directory.mkdir(parents=True)
+        for name, configs in self._created.items() if self._declared else ():
+            await self.create_topic(name, configs)
+        await self._everything.enter_async_context(self.sink)
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        await self._everything.aclose()
+
+    async def create_topic(self, name: str, configs: Mapping[str, str] | None = None) -> None:
+        """Create a topic with the scene's number of partitions."""
+        await asyncio.to_thread(self.kafka.create_topic, name, self._partitions, configs=configs)
+
+    def worker(self, name: str, **settings: object) -> WorkerProcess:
+        """Start a worker; its name is the last part of the path that it posts to."""
+        url = f"{self.sink.url}/{name}"
+        given = self._settings | settings
+        worker = WorkerProcess(self._directory, self.stage, url, name=name, **given)
+        self._everything.callback(worker.kill9)
+        self._workers.append(worker)
+        return worker.start()
+
+    async def ready_worker(self, name: str, **settings: object) -> WorkerProcess:
+        """Start a worker and wait until it has partitions."""
+        worker = self.worker(name, **settings)
+        await worker.wait_ready()
+        return worker
+
+
+class Scene(WorkerScene):
+    """A story of deliveries, with a load.
 
     All the time the group's commits are compared with what the logger has accepted: an unfinished
     record must not be committed, by offset or by metadata, and a committed one must not be resent.
 
     Args:
-        partitions: Of both topics.
         keys: Of the load's orders.
-        declared: Whether the topics exist before a worker declares them.
-        topic_configs: Of the source topic.
-        dlq_configs: Of the dead-letter topic.
+        others: See ``WorkerScene``.
 
     Attributes:
         latency_seconds: How long the logger takes to accept.
@@ -76,17 +137,9 @@ class Scene:
     """
 
     def __init__(
-        self,
-        kafka: RealKafka,
-        directory: Path,
-        *,
-        partitions: int = 3,
-        keys: int = 600,
-        declared: bool = True,
-        topic_configs: Mapping[str, str] | None = None,
-        dlq_configs: Mapping[str, str] | None = None,
+        self, kafka: RealKafka, directory: Path, *, keys: int = 600, **others: Any
     ) -> None:
-        self.stage = new_stage(kafka.bootstrap_servers, declare_topics=True)
+        super().__init__(kafka, directory, SESSION | ANSWERED, **others)
         self.latency_seconds = 0.0
         self.failing: set[str] = set()
         self.hanging: set[str] = set()
@@ -94,19 +147,9 @@ class Scene:
         self.all_brokers_died = False
         self.dead_lettered: set[Place] = set()
         self.deleted: set[Place] = set()
-        self.admin = Administration(self.stage)
-        self.sink = ScriptedSink()
         self.sink.script = self._answer
         self.load = Load(self.stage, keys=keys)
         self.commits = CommitWatch(self.stage, self.is_finished)
-        self._kafka = kafka
-        self._directory = directory / self.stage.topic
-        self._partitions = partitions
-        self._declared = declared
-        self._topic_configs = topic_configs
-        self._dlq_configs = dlq_configs
-        self._everything = AsyncExitStack()
-        self._workers: list[WorkerProcess] = []
         self._indexed = 0
         self._accepted: set[str] = set()
         self._accepted_orders: set[int] = set()
@@ -115,16 +158,13 @@ class Scene:
         self._gate = asyncio.Semaphore(0)
 
     async def __aenter__(self) -> Self:
-        self._directory.mkdir(parents=True)
-        if self._declared:
-            await self.create_topic(self.stage.topic, self._topic_configs)
-            await self.create_topic(self.stage.dlq_topic, self._dlq_configs)
-        for part in (self.sink, self.load, self.commits):
-            await self._everything.enter_async_context(part)
+        await super().__aenter__()
+        await self._everything.enter_async_context(self.load)
+        await self._everything.enter_async_context(self.commits)
         return self
 
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        await self._everything.aclose()
+        await super().__aexit__(kind, error, trace)
         if error is not None:
             print(self.log_of_the_group())
         if error is None:
@@ -133,26 +173,6 @@ class Scene:
             if not self.all_brokers_died:
                 assert not self.commits.steps_back, self.commits.steps_back[:10]
                 assert not (again := self.sent_after_commit()), again[:10]
-
-    async def create_topic(self, name: str, configs: Mapping[str, str] | None = None) -> None:
-        """Create a topic with the scene's number of partitions."""
-        await asyncio.to_thread(self._kafka.create_topic, name, self._partitions, configs=configs)
-
-    def worker(self, name: str, **settings: object) -> WorkerProcess:
-        """Start a worker; its name is the last part of the path that it posts to."""
-        worker = WorkerProcess(
-            self._directory, self.stage, f"{self.sink.url}/{name}", name=name,
-            **(SESSION | ANSWERED | settings),
-        )  # fmt: skip
-        self._everything.callback(worker.kill9)
-        self._workers.append(worker)
-        return worker.start()
-
-    async def ready_worker(self, name: str, **settings: object) -> WorkerProcess:
-        """Start a worker and wait until it has partitions."""
-        worker = self.worker(name, **settings)
-        await worker.wait_ready()
-        return worker
 
     async def let_join(self, name: str, worker: WorkerProcess, **settings: object) -> None:
         """Start one more worker, and wait until ``worker`` begins to give its partitions back.

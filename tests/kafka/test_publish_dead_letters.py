@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from order_relay.fallback.store import Status
-from tests.kafka.administration import Administration
 from tests.kafka.publish_scene import PublishScene
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Published, event_ids, orders
@@ -31,14 +30,14 @@ async def test_letters_refused_for_want_of_a_replica(
         kafka, tmp_path, sqlite_url, dlq_configs=ALL_THREE, fallback_max_retry=20
     ) as scene:
         scene.sink.script = lambda _: Answer(422)
-        admin = Administration(scene.stage)
         worker = await scene.ready_worker("a")
         topic = scene.stage.dlq_topic
         leader = await asyncio.to_thread(kafka.leader_of, topic)
-        await scene.kill_brokers(next(one for one in kafka.broker_ids if one != leader))
+        other = next(one for one in kafka.broker_ids if one != leader)
+        await asyncio.to_thread(kafka.kill, other)
 
         async def one_is_away() -> bool:
-            return set(await admin.replication(topic)) == {(3, 2)}
+            return set(await scene.admin.replication(topic)) == {(3, 2)}
 
         await eventually(one_is_away, 60, "the dead broker to leave the replicas in sync")
         rejected = await scene.stage.publish(orders(REJECTED, keys=20))
@@ -51,7 +50,7 @@ async def test_letters_refused_for_want_of_a_replica(
         assert metrics["order_relay_dead_letters_saved_total"] == REJECTED
         assert await scene.stage.dead_letters() == []
 
-        await scene.revive_brokers()
+        await asyncio.to_thread(kafka.revive)
         await scene.until_settled()
         await check_letters(scene, worker, rejected)
         assert await worker.stop() == 0
@@ -65,7 +64,7 @@ async def test_letters_refused_for_want_of_the_topic(
         scene.sink.script = lambda _: Answer(422)
         worker = await scene.ready_worker("a")
         topic = scene.stage.dlq_topic
-        await Administration(scene.stage).delete_topic(topic)
+        await scene.admin.delete_topic(topic)
         rejected = await scene.stage.publish(orders(REJECTED))
         await worker.wait_until(scene.stage.all_committed, what="to commit the records")
 

@@ -54,13 +54,13 @@ async def test_a_worker_killed_while_it_replays(
     async with PublishScene(kafka, tmp_path, url, **PATIENT) as scene:
         await save_rows(scene)
         worker = scene.worker("killed")
-        await scene.until_published(ROWS // 10)
+        await scene.until_counted(Status.PUBLISHED, ROWS // 10)
         rows, count = await killed_amid_a_batch(scene, worker)
         leased = leased_rows(rows)
         held = held_back(rows, leased)
 
         heir = scene.worker("heir")
-        await scene.until_published(count - len(held))
+        await scene.until_counted(Status.PUBLISHED, count - len(held))
         await heir.wait_until(lambda: len(scene.replayed(heir)) > 0, what="to publish the rest")
         rows = await scene.saved()
         assert {row.id for row in rows if row.status is Status.PENDING} == held
