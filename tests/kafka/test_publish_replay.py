@@ -1,4 +1,7 @@
-"""Workers that replay thousands of rows into real Kafka, side by side or killed."""
+"""Workers that replay thousands of rows into real Kafka, and are killed meanwhile.
+
+Several side by side: test_scale_out.
+"""
 
 import asyncio
 from pathlib import Path
@@ -20,26 +23,6 @@ ROWS = 5_000
 MOST_ROWS = 5 * ROWS
 KEYS = 2_500
 INSERT_CHUNK = 1_000
-
-
-async def test_two_workers_at_once(kafka: RealKafka, tmp_path: Path, sqlite_url: str) -> None:
-    """Both publish, no row twice, and each key in order although both have rows of it.
-
-    On PostgreSQL: test_scale_out.
-    """
-    async with PublishScene(kafka, tmp_path, sqlite_url, **PATIENT) as scene:
-        workers = [scene.worker(name) for name in ("a", "b")]
-        for worker in workers:
-            await worker.wait_log("Fallback table opened")
-        await save_rows(scene)
-        await scene.until_settled()
-        records = await scene.records()
-        records.check_orders(ROWS)
-        assert records.copies == {}
-        records.check_order(await scene.saved(), first=True)
-        published = [len(scene.replayed(worker)) for worker in workers]
-        assert sum(published) == ROWS
-        assert min(published) > 0
 
 
 @pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
