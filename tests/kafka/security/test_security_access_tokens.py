@@ -1,13 +1,13 @@
-"""Access tokens that expire while a worker runs."""
+"""Access tokens that expire while a worker runs, and a provider that is away."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kafka.security.whole_way import hand_in, well_behaved
+from tests.kafka.security.worker_log import check_length, check_secrets
 from tests.support.identity_provider import IdentityProvider
-from tests.support.orders import order
+from tests.support.orders import order, order_value
 from tests.support.secure_kafka import SecureKafka
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
@@ -30,19 +30,23 @@ def short_lived(secure: SecureKafka) -> Iterator[SecureKafka]:
 async def test_tokens_are_renewed_and_outages_of_the_provider_outlived(
     short_lived: SecureKafka, stage: Stage, tmp_path: Path
 ) -> None:
-    """Orders are delivered over several tokens, and again after a long outage of the provider."""
+    """A worker starts without its provider; orders are delivered over tokens and a long outage."""
     provider = short_lived.provider
     before = len(provider.tokens)
+    provider.stop()
     async with (
         ScriptedSink() as sink,
         WorkerProcess(tmp_path, stage, sink.url, **short_lived.oauth()) as worker,
     ):
+        await worker.wait_log("no access token from KAFKA_SASL_OAUTH_TOKEN_URL=")
+        provider.start()
         await worker.wait_ready()
+        assert len(worker.log_lines("Kafka works at")) == 1
         for number in range(1, 5):
             await _renewed(provider, before + number)
             await stage.publish([order(number)])
             await _accepted(sink, number)
-        assert (await hand_in(worker, 5))["status"] == "published"
+        assert (await worker.post_order(order_value(5)))[1]["status"] == "published"
         await _accepted(sink, 5)
 
         provider.stop()
@@ -54,12 +58,11 @@ async def test_tokens_are_renewed_and_outages_of_the_provider_outlived(
         await _accepted(sink, 6)
         await worker.wait_ready()
         # Saved if the worker still counts Kafka as down; then published from the table.
-        assert (await hand_in(worker, 7))["status"] in ("published", "saved")
+        assert (await worker.post_order(order_value(7)))[1]["status"] in ("published", "saved")
         await _accepted(sink, 7)
         assert await worker.stop() == 0
-    for token in provider.tokens[before:]:
-        assert token not in worker.log_text()
-    well_behaved(worker)
+    check_length(worker)
+    check_secrets(worker, short_lived)
 
 
 async def _renewed(provider: IdentityProvider, tokens: int) -> None:

@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # documented, 
 )
 
 from order_relay.kafka.topics import Topics
-from tests.kafka.security.whole_way import well_behaved
+from tests.kafka.security.worker_log import check_length, check_secrets
 from tests.support.dead_letter_commands import redriving, relay_on
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order
@@ -109,30 +109,8 @@ async def test_a_worker_with_a_mistake_waits(
         assert await worker.stop() == 0
     (line,) = worker.log_lines("retrying until it works")
     assert MISTAKES[mistake] in line
-    well_behaved(worker)
-
-
-async def test_a_provider_that_comes_later_is_waited_for(
-    secure: SecureKafka, stage: Stage, tmp_path: Path
-) -> None:
-    """A worker that starts without its identity provider waits until that is back."""
-    secure.provider.stop()
-    try:
-        async with (
-            ScriptedSink() as sink,
-            WorkerProcess(tmp_path, stage, sink.url, **secure.oauth()) as worker,
-        ):
-            await worker.wait_log("no access token from KAFKA_SASL_OAUTH_TOKEN_URL=")
-            secure.provider.start()
-            await worker.wait_ready()
-            await stage.publish([order(1)])
-            await sink.wait_for(lambda s: len(s.accepted) == 1, timeout=60)
-            assert await worker.stop() == 0
-    finally:
-        secure.provider.stop()
-        secure.provider.start()
-    assert len(worker.log_lines("Kafka works at")) == 1
-    well_behaved(worker)
+    check_length(worker)
+    check_secrets(worker, secure)
 
 
 async def test_the_check_names_each_right_that_is_missing(
