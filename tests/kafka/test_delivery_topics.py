@@ -3,22 +3,20 @@
 import asyncio
 import struct
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from tests.kafka.administration import Administration
-from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.dead_letter_commands import relay_on
 from tests.support.kafka.cluster import RealKafka
 from tests.support.odd_records import OddName, produce_odd
 from tests.support.orders import Order, order, order_value, orders
 from tests.support.sink import Answer, ScriptedSink
-from tests.support.stage import Row, Stage
+from tests.support.stage import Committed, Row, Stage
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
@@ -30,51 +28,6 @@ DEFAULTS: dict[str, Any] = {
 OLD_MS = 1000
 # Just under Kafka's default limit for a record with its framing, 1,048,588 bytes.
 LARGE_BYTES = 1_048_000
-
-
-def produce(
-    kafka: RealKafka,
-    orders: list[Order],
-    topic: str,
-    transaction: Literal["commit", "abort"] | None = None,
-    config: Mapping[str, str | int] | None = None,
-    *,
-    timestamp_ms: int = 0,
-) -> list[Place]:
-    """Publish with special producer settings; returns the records' places in Kafka.
-
-    Without a timestamp, records get the current time.
-    """
-    places: list[Place] = []
-
-    def acknowledged(error: KafkaError | None, message: Message) -> None:
-        assert error is None
-        places.append((message.partition() or 0, message.offset() or 0))
-
-    given = dict(config or {})
-    if transaction is not None:
-        given["transactional.id"] = topic
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "acks": "all", **given})
-    if transaction is not None:
-        producer.init_transactions(60)
-        producer.begin_transaction()
-    for one in orders:
-        producer.produce(
-            topic,
-            one.value,
-            one.key,
-            one.partition or 0,
-            headers=list(one.headers),
-            timestamp=timestamp_ms,
-            on_delivery=acknowledged,
-        )
-    producer.flush(60)
-    assert len(places) == len(orders)
-    if transaction == "commit":
-        producer.commit_transaction(60)
-    elif transaction == "abort":
-        producer.abort_transaction(60)
-    return places
 
 
 async def test_a_worker_with_its_defaults_on_a_new_cluster(
@@ -121,9 +74,7 @@ async def test_a_worker_with_its_defaults_on_a_new_cluster(
             large = order(4, partition=2, filler="x" * (LARGE_BYTES - 200))
             trace: tuple[tuple[str, bytes | None], ...] = (("trace", b"\x00\xff"), ("trace", None))
             bad = [Order(b"k1", b"\xff\x00 not json", trace, 1), Order(b"k2", None, (), 2), large]
-            await asyncio.to_thread(
-                produce, kafka, good + bad, stage.topic, None, {"message.max.bytes": 2_000_000}
-            )
+            await stage.publish(good + bad, config={"message.max.bytes": 2_000_000})
 
             await worker.wait_until(stage.all_committed, what="to commit everything")
             assert sorted(sink.accepted_bodies) == sorted(one.value or b"" for one in good)
@@ -175,7 +126,7 @@ async def test_headers_with_names_of_any_bytes_delay_nothing(
         # More than a worker fetches at once, so that other records are fetched with the odd ones.
         backlog = [order(number, partition=number % 3) for number in range(30_000)]
         scene.latency_seconds = 0.2
-        producing = asyncio.create_task(asyncio.to_thread(produce, kafka, backlog, topic))
+        producing = asyncio.create_task(scene.stage.publish(backlog))
         await scene.until_accepted(200)
         good = [(b"k1", order_value(50_001), names), (b"k2", order_value(50_002), [])]
         bad = (b"k3", b"no JSON", names)
@@ -233,10 +184,10 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
     counted.
     """
     # So long that records of 1970 are kept, but have passed three quarters of it.
-    of_1970 = partial(produce, kafka, timestamp_ms=OLD_MS)
     retention = {"retention.ms": str(round(time.time() * 1.15 * 1000))}
     async with Scene(kafka, tmp_path, partitions=2, topic_configs=retention) as scene:
         stage = scene.stage
+        of_1970 = partial(stage.publish, timestamp_ms=OLD_MS)
         scene.commits.not_records = {(p, offset) for p in (0, 1) for offset in range(6)}
         ids = iter(range(1, 1000))
 
@@ -244,27 +195,23 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
             return [order(next(ids), partition=partition) for _ in range(count)]
 
         old = [*some(10, 0), *some(10, 1)]
-        await asyncio.to_thread(of_1970, old, stage.topic)
+        await of_1970(old)
         for partition in (0, 1):
             await scene.admin.delete_records(stage.topic, partition, before=6)
-        await asyncio.to_thread(commit, stage, TopicPartition(stage.topic, 1, 2))
+        await stage.commit({1: Committed(2)})
         live = [*old[6:10], *old[16:20]]
         for codec in ("gzip", "snappy", "lz4", "zstd"):
             batch = [*some(5, 0), *some(5, 1)]
             live += batch
-            config: dict[str, str | int] = {"compression.type": codec, "linger.ms": 500}
-            await asyncio.to_thread(of_1970, batch, stage.topic, None, config)
-        endings: list[tuple[int, Literal["commit", "abort"]]] = [
-            (0, "commit"), (1, "abort"), (1, "commit"), (0, "abort")
-        ]  # fmt: skip
-        for partition, ending in endings:
+            await of_1970(batch, config={"compression.type": codec, "linger.ms": 500})
+        for partition, ending in ((0, "commit"), (1, "abort"), (1, "commit"), (0, "abort")):
             batch = some(4, partition)
-            places = await asyncio.to_thread(of_1970, batch, stage.topic, ending)
-            scene.commits.not_records.add((partition, places[-1][1] + 1))
+            offsets = [one.offset for one in await of_1970(batch, transaction=ending)]
+            scene.commits.not_records.add((partition, offsets[-1] + 1))
             if ending == "commit":
                 live += batch
             else:
-                scene.commits.not_records.update(places)
+                scene.commits.not_records.update((partition, offset) for offset in offsets)
 
         scene.hold()
         worker = await scene.ready_worker("a")
@@ -285,7 +232,7 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
         assert sorted(scene.sink.accepted_bodies) == sorted(one.value or b"" for one in live)
         # Both partitions end with a marker.
         await scene.until_all_committed()
-        await asyncio.to_thread(of_1970, some(1, 0) + some(1, 1), stage.topic)
+        await of_1970(some(1, 0) + some(1, 1))
         await scene.until_all_committed()
 
         open_one = Producer(
@@ -301,8 +248,8 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
         open_one.produce(stage.topic, first.value, first.key, 0)
         assert await asyncio.to_thread(open_one.flush, 60) == 0
         behind = some(3, 0)
-        places = await asyncio.to_thread(produce, kafka, behind, stage.topic)
-        scene.commits.not_records |= {(0, places[0][1] - 1), (0, places[-1][1] + 1)}
+        published = await stage.publish(behind)
+        scene.commits.not_records |= {(0, published[0].offset - 1), (0, published[-1].offset + 1)}
 
         async def held_back() -> bool:
             seconds = (await shown("transaction_open_seconds"))[0]
@@ -318,13 +265,6 @@ async def test_records_among_gaps_of_every_kind_are_delivered_and_committed(
         assert f"topic={stage.topic} partition=1 first=2 last=5 count=4" in told
         assert (await worker.metrics())["order_relay_deleted_records_total"] == 4
         assert worker.log_lines(f"Topic {stage.topic} has 2 partitions, fewer than TOPIC_PARTITIO")
-
-
-def commit(stage: Stage, place: TopicPartition) -> None:
-    """Commit for the stage's group, as an earlier consumer would."""
-    consumer = Consumer({"bootstrap.servers": stage.bootstrap_servers, "group.id": stage.group_id})
-    consumer.commit(offsets=[place], asynchronous=False)
-    consumer.close()
 
 
 async def test_a_topic_that_is_deleted_and_made_again(

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import aiokafka
 from aiokafka.admin import AIOKafkaAdminClient
@@ -96,9 +97,9 @@ class Stage:
         """The product's settings for this stage, which win over the environment."""
         return load_settings(**(self.names | others))
 
-    async def publish(self, orders: Iterable[Order]) -> list[Published]:
+    async def publish(self, orders: Iterable[Order], **how: Any) -> list[Published]:
         """Publish records in this order, acks=all; returns when all are acknowledged."""
-        return await asyncio.to_thread(self.publish_blocking, list(orders))
+        return await asyncio.to_thread(self.publish_blocking, list(orders), **how)
 
     async def dead_letters(self) -> list[Row]:
         """Everything in the dead-letter topic now, by partition and offset."""
@@ -157,8 +158,16 @@ class Stage:
 
     # --- the same for plain threads -------------------------------------------------------------
 
-    def publish_blocking(self, orders: Sequence[Order]) -> list[Published]:
-        """See ``publish``."""
+    def publish_blocking(
+        self,
+        orders: Sequence[Order],
+        *,
+        config: Mapping[str, str | int] = MappingProxyType({}),
+        timestamp_ms: int = 0,
+        transaction: Literal["commit", "abort"] | None = None,
+    ) -> list[Published]:
+        """See ``publish``; without a timestamp records get the current time."""
+        transactional = {"transactional.id": self.topic} if transaction else {}
         producer = Producer(
             {
                 "bootstrap.servers": self.bootstrap_servers,
@@ -168,8 +177,13 @@ class Stage:
                 "queue.buffering.max.messages": 2_000_000,
                 "partitioner": "murmur2_random",
                 "log_level": 0,
+                **transactional,
+                **config,
             }
         )
+        if transaction:
+            producer.init_transactions(READ_SECONDS)
+            producer.begin_transaction()
         places: dict[int, tuple[int, int]] = {}
         errors: list[KafkaError] = []
         for number, order in enumerate(orders):
@@ -185,12 +199,17 @@ class Stage:
                 order.value,
                 order.key,
                 headers=list(order.headers),
+                timestamp=timestamp_ms,
                 on_delivery=on_delivery,
                 partition=PARTITION_UA if order.partition is None else order.partition,
             )
             if number % 1000 == 0:
                 producer.poll(0)
         producer.flush(READ_SECONDS)
+        if transaction == "commit":
+            producer.commit_transaction(READ_SECONDS)
+        elif transaction == "abort":
+            producer.abort_transaction(READ_SECONDS)
         if errors or len(places) != len(orders):
             raise RuntimeError(f"published {len(places)} of {len(orders)}: {errors[:3]}")
         return [self._published(order, *places[n]) for n, order in enumerate(orders)]
