@@ -1,6 +1,5 @@
 """The console of any worker shows all workers and all consumers."""
 
-import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from tests.support.kafka.cluster import RealKafka
 from tests.support.sink import ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, consumers_in
 
 TOKEN = "s3cret"
 
@@ -34,19 +33,15 @@ async def test_idle_workers_and_consumers_of_other_processes_are_shown(
     stage: Stage, tmp_path: Path
 ) -> None:
     """A pause reaches the idle worker, and pages of a consumer lead to a worker that runs it."""
-    folder = tmp_path / "consumers"
-    folder.mkdir()
-    (folder / "coupons.py").write_text(COUPONS, encoding="utf-8")
+    folder = consumers_in(tmp_path, "coupons.py", COUPONS)
     (folder / "mood").write_text("well", encoding="utf-8")
     async with ScriptedSink() as sink, AsyncExitStack() as running:
         workers = []
         for name, consumers in (("a", "order_logging"), ("b", "order_logging"), ("c", "coupons")):
-            directory = tmp_path / name
-            directory.mkdir()
             worker = WorkerProcess(
-                directory, stage, sink.url, name=name, consumers=consumers, consumer_folders=folder,
-                coupons_topic=stage.topic, coupons_group=f"{stage.group_id}-coupons",
-                api_token=TOKEN,
+                tmp_path / name, stage, sink.url, name=name, api_token=TOKEN,
+                consumers=consumers, consumer_folders=folder, coupons_topic=stage.topic,
+                coupons_group=f"{stage.group_id}-coupons",
             )  # fmt: skip
             workers.append(await running.enter_async_context(worker))
         *pair, three = workers
@@ -77,6 +72,4 @@ async def test_idle_workers_and_consumers_of_other_processes_are_shown(
             ) as changed:
                 assert "on all others" in (await changed.json())["text"]
         for worker, paused in ((one, True), (two, True), (three, False)):
-            stats = await worker.get("/stats")
-            assert stats is not None
-            assert json.loads(stats[1])["paused"] is paused
+            assert (await worker.json("/stats"))["paused"] is paused

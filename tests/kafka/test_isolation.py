@@ -112,9 +112,8 @@ async def the_function_cannot_begin(scene: Scene, coupons: Coupons) -> None:
         assert (consumers["order_logging"]["status"], consumers["coupons"]["status"]) == (
             "ok", "failing",
         )  # fmt: skip
-        stats = await worker.get("/stats?consumer=coupons")
-        assert stats is not None
-        assert "InconsistentGroupProtocol" in json.loads(stats[1])["group_problem"]
+        stats = await worker.json("/stats?consumer=coupons")
+        assert "InconsistentGroupProtocol" in stats["group_problem"]
         assert await worker.stop() == 0
     finally:
         await other.stop()

@@ -61,20 +61,6 @@ async def duplicates(*workers: WorkerProcess) -> float:
     return sum([(await worker.metrics())[name] for worker in workers])
 
 
-async def test_the_changelog_is_compacted_and_as_wide_as_its_source(
-    kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
-) -> None:
-    """The worker creates it so, even if the source topic differs from TOPIC_PARTITIONS."""
-    kafka.create_topic(stage.topic, 5)
-    async with WorkerProcess(tmp_path, stage, sink.url, **SESSION) as worker:
-        await worker.wait_ready()
-        admin = Administration(stage)
-        changelog = f"{stage.group_id}-deliveries-changelog"
-        assert len(await admin.replication(changelog)) == 5
-        assert await admin.topic_config(changelog, "cleanup.policy") == "compact"
-        assert await worker.stop() == 0
-
-
 async def test_orders_do_not_wait_for_a_changelog_that_cannot_be_made(
     kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
@@ -126,9 +112,14 @@ async def test_a_killed_worker_comes_back_and_knows(
 
 
 async def test_every_worker_answers_for_all(
-    stage: Stage, sink: ScriptedSink, tmp_path: Path
+    kafka: RealKafka, stage: Stage, sink: ScriptedSink, tmp_path: Path
 ) -> None:
-    """Each of two workers answers for every order, also after a join and a kill."""
+    """Each of two workers answers for every order, also after a join and a kill.
+
+    The changelog is compacted, and as wide as its source, which differs from TOPIC_PARTITIONS.
+    """
+    kafka.create_topic(stage.topic, 5)
+    admin = Administration(stage)
     async with (
         WorkerProcess(tmp_path, stage, sink.url, name="a", **SESSION) as a,
         WorkerProcess(tmp_path, stage, sink.url, name="b", **SESSION) as b,
@@ -136,11 +127,14 @@ async def test_every_worker_answers_for_all(
         await a.wait_ready()
         await stage.publish(paid(1, 200))
         await until_finished(stage, sink, 200)
-        await Administration(stage).settled_group(2)
+        await admin.settled_group(2)
         for worker in (a, b):
             await worker.wait_ready()
             await until_known(worker, 200)
             assert await states(worker, 201, 205) == {"404": 5}
+        changelog = f"{stage.group_id}-deliveries-changelog"
+        assert len(await admin.replication(changelog)) == 5
+        assert await admin.topic_config(changelog, "cleanup.policy") == "compact"
         # What one delivered, the other does not deliver again.
         await stage.publish(paid(1, 300))
         await until_finished(stage, sink, 300)
