@@ -1,9 +1,8 @@
 """A process that has imported the libraries, and runs each command or worker in a fork of itself.
 
 ``fork_server.py SOCKET`` listens there and prints a line when it does. A connection brings one line
-of JSON (module, arguments, folder, environment, and stdin or a log) and gets two back: the id of
-the process, then how it ended: a command's status, stdout and stderr as JSON, a worker's status.
-It ends with its stdin.
+of JSON (module, arguments, folder, environment, and the files of its three streams) and gets two
+back: the id of the process, and its status at the end. The server ends with its stdin.
 
 Most of the time of a short command, and half of a worker's start, goes into importing Faust,
 SQLAlchemy and aiohttp. Nothing of ours is imported here: a fork imports the application, reads its
@@ -20,7 +19,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from threading import Thread
 from typing import Any, NoReturn
 
 import aiohttp.web  # noqa: F401 - this and the rest is what a command would import
@@ -70,62 +68,23 @@ def main() -> None:
 
 
 def attend(connection: socket.socket) -> NoReturn:
-    """Run what one connection asks for, and answer."""
+    """Run what one connection asks for, in a session of its own."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     die_with_parent()
     with connection.makefile("rb") as lines:
         request: Request = json.loads(lines.readline())
-    if "log" in request:
-        run_worker(connection, request)
-    run_command(connection, request)
-
-
-def run_worker(connection: socket.socket, request: Request) -> NoReturn:
-    """Run a worker, in a session of its own; answer with its status."""
     pid = os.fork()
     if pid == 0:
         connection.close()
         die_with_parent()
         os.setsid()
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-            os.dup2(descriptor, number)
+        for number, path in enumerate(request["streams"]):
+            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY
+            os.dup2(os.open(path, mode, 0o644), number)
         become(request)
     connection.sendall(b"%d\n" % pid)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     connection.sendall(b"%d\n" % status)
-    os._exit(0)
-
-
-def run_command(connection: socket.socket, request: Request) -> NoReturn:
-    """Run a command, and answer with its output."""
-    pipes = [os.pipe() for _ in range(3)]
-    pid = os.fork()
-    if pid == 0:
-        connection.close()
-        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
-        for number, descriptor in enumerate((stdin, stdout, stderr)):
-            os.dup2(descriptor, number)
-        for descriptor in (stdin, to_stdin, from_stdout, stdout, from_stderr, stderr):
-            os.close(descriptor)
-        become(request)
-    (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = pipes
-    for theirs in (stdin, stdout, stderr):
-        os.close(theirs)
-    connection.sendall(b"%d\n" % pid)
-    said: dict[str, bytes] = {}
-    threads = [
-        Thread(target=feed, args=(to_stdin, request["stdin"].encode("latin-1"))),
-        Thread(target=lambda: said.update(out=read(from_stdout))),
-        Thread(target=lambda: said.update(err=read(from_stderr))),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    answer = {"status": status, **{name: text.decode("latin-1") for name, text in said.items()}}
-    connection.sendall(json.dumps(answer).encode() + b"\n")
     os._exit(0)
 
 
@@ -144,21 +103,6 @@ def become(request: Request) -> NoReturn:
 def die_with_parent() -> None:
     """Ask the kernel for a SIGKILL when the parent ends, as ``child.on_leash`` does."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def feed(descriptor: int, content: bytes) -> None:
-    """Write stdin; a command may have ended before it read all of it."""
-    try:
-        with os.fdopen(descriptor, "wb") as stdin:
-            stdin.write(content)
-    except BrokenPipeError:
-        pass
-
-
-def read(descriptor: int) -> bytes:
-    """Everything up to the end."""
-    with os.fdopen(descriptor, "rb") as stream:
-        return stream.read()
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support import forks
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 90.0
-ANSWER_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,16 @@ class Commands:
         """
         if not forks.POSSIBLE:
             return await self.in_new_interpreter(*arguments, stdin=stdin, statuses=statuses)
-        request = {
-            "module": "order_relay.__main__", "arguments": [*arguments], "folder": str(self.folder),
-            "environment": self.environment, "stdin": stdin.decode("latin-1"),
-        }  # fmt: skip
-        server = await asyncio.to_thread(forks.fork_server)
-        return _expected(await _run_there(server, request), statuses)
+        await asyncio.to_thread(forks.fork_server)
+        with TemporaryDirectory() as folder:
+            given, out, err = streams = [Path(folder) / name for name in ("in", "out", "err")]
+            given.write_bytes(stdin)
+            process = forks.ForkedProcess(
+                ("order_relay", *arguments), self.folder, self.environment, *streams
+            )
+            status = await _end_of(process)
+            texts = (path.read_bytes().decode() for path in (out, err))
+            return _expected(Ended(status, *texts), statuses)
 
     async def in_new_interpreter(
         self, *arguments: str, stdin: bytes = b"", statuses: Collection[int] = (0,)
@@ -138,22 +142,16 @@ def _expected(ended: Ended, statuses: Collection[int]) -> Ended:
     return ended
 
 
-async def _run_there(server: str, request: dict[str, Any]) -> Ended:
-    reader, writer = await asyncio.open_unix_connection(server, limit=ANSWER_BYTES)
-    pid = 0
+async def _end_of(process: forks.ForkedProcess) -> int:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process, ended.set)
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
-            writer.write(json.dumps(request).encode() + b"\n")
-            pid = int(await reader.readline())
-            answer = json.loads(await reader.readline())
-            pid = 0
+            await ended.wait()
     finally:
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-        writer.close()
-        await writer.wait_closed()
-    out, err = (answer[name].encode("latin-1").decode() for name in ("out", "err"))
-    return Ended(answer["status"], out, err)
+        loop.remove_reader(process)
+        process.send_signal(signal.SIGKILL)
+    return process.wait()
 
 
 @dataclass(frozen=True, slots=True)

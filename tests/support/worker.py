@@ -137,8 +137,9 @@ class WorkerProcess:
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
         if self._forked and not self._limited and not self._pipe:
+            streams = Path(os.devnull), self.log, self.log
             self._process = forks.ForkedProcess(
-                COMMAND[1:], self._directory, self.environment, self.log
+                COMMAND[1:], self._directory, self.environment, *streams
             )
             return self
         with self.log.open("ab") as log:
