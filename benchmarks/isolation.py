@@ -101,7 +101,7 @@ async def count_lost(scene: Scene, coupons: Coupons, done: Counter[str]) -> int:
     try:
         await eventually(all_there, SETTLE_SECONDS, "both have everything")
         await scene.until_all_committed()
-        await coupons.until_all_committed()
+        await coupons.commits.until_all_committed()
     except TimeoutError as error:
         print(error)
     print(f"done: {dict(sorted(done.items()))}")

@@ -9,12 +9,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from tests.support.stage import Committed, Stage
+from tests.support.waiting import eventually
 
 LOOK_SECONDS = 0.1
 # Followers fetch at least every 500 ms (replica.fetch.wait.max.ms), and learn only then how far
 # the others are.
 REPLICATED_SECONDS = 1.0
 ANSWER_MS = 3000
+LIMIT_SECONDS = 120.0
 
 Place = tuple[int, int]
 """Partition and offset."""
@@ -87,6 +89,22 @@ class CommitWatch:
     def last(self) -> dict[int, Committed]:
         """The last answer."""
         return self.looks[-1] if self.looks else {}
+
+    async def until_all_committed(
+        self, timeout: float = LIMIT_SECONDS, describe: Callable[[], object] | None = None
+    ) -> None:
+        """Wait until the group has committed the end of every partition that has records."""
+        ends = {p: end for p, end in (await self._stage.ends()).items() if end > 0}
+        await eventually(
+            lambda: ends == {p: self.offset(p) for p in ends},
+            timeout,
+            describe or (lambda: (ends, self.last)),
+        )
+
+    def check(self) -> None:
+        """There were commits, all of finished records."""
+        assert self.looks
+        assert not self.faults, self.faults[:10]
 
     def offset(self, partition: int) -> int | None:
         """The committed offset of a partition by the last answer; ``None`` without one."""

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kafka.commit_watch import CommitWatch, Place
-from tests.kafka.scene import LIMIT_SECONDS, Scene
+from tests.kafka.commit_watch import LIMIT_SECONDS, CommitWatch, Place
+from tests.kafka.scene import Scene
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 
@@ -90,8 +90,7 @@ class Coupons:
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         await self.commits.__aexit__()
         if error is None:
-            assert self.commits.looks
-            assert not self.commits.faults, self.commits.faults[:10]
+            self.commits.check()
             assert not self.commits.steps_back, self.commits.steps_back[:10]
 
     def be(self, mood: str) -> None:
@@ -124,19 +123,10 @@ class Coupons:
             lambda: len(self.handled),
         )
 
-    async def until_all_committed(self) -> None:
-        """Wait until its group has committed the end of every partition that has records."""
-        ends = {p: end for p, end in (await self.stage.ends()).items() if end > 0}
-        await eventually(
-            lambda: ends == {p: self.commits.offset(p) for p in ends},
-            LIMIT_SECONDS,
-            lambda: (ends, self.commits.last),
-        )
-
     async def settle_and_check(self, scene: Scene) -> None:
         """Wait until all is handled and committed; check loss, order and dead letters."""
         await self.until_handled(scene)
-        await self.until_all_committed()
+        await self.commits.until_all_committed()
         rejected = {f"{self.stage.topic}-{p}-{offset}" for p, offset in self.rejected}
         assert set(self.handled) == scene.load.event_ids - rejected
         assert self.keys_out_of_order() == {}

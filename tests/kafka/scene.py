@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.kafka.administration import Administration
-from tests.kafka.commit_watch import CommitWatch, Place
+from tests.kafka.commit_watch import LIMIT_SECONDS, CommitWatch, Place
 from tests.kafka.load import Load
 from tests.support.kafka.cluster import RealKafka
 from tests.support.sink import Answer, Received, ScriptedSink
@@ -31,7 +31,6 @@ MAX_IN_FLIGHT = 256
 # Commits come every second. On a busy machine one may be late and slow.
 COMMIT_LAG_SECONDS = 5.0
 CHECKPOINT_SECONDS = 5.0
-LIMIT_SECONDS = 120.0
 # How soon a group removes a killed member. Less would be too short on a busy machine.
 SESSION_SECONDS = 6.0
 GIVES_BACK = "Revoking previously assigned partitions"
@@ -168,8 +167,7 @@ class Scene(WorkerScene):
         if error is not None:
             print(self.log_of_the_group())
         if error is None:
-            assert self.commits.looks
-            assert not self.commits.faults, self.commits.faults[:10]
+            self.commits.check()
             if not self.all_brokers_died:
                 assert not self.commits.steps_back, self.commits.steps_back[:10]
                 assert not (again := self.sent_after_commit()), again[:10]
@@ -278,10 +276,7 @@ class Scene(WorkerScene):
 
     async def until_all_committed(self, timeout: float = LIMIT_SECONDS) -> None:
         """Wait until the group has committed the end of every partition that has records."""
-        ends = {p: end for p, end in (await self.stage.ends()).items() if end > 0}
-        await eventually(
-            lambda: ends == {p: self.commits.offset(p) for p in ends}, timeout, self._state
-        )
+        await self.commits.until_all_committed(timeout, self._state)
 
     async def settle_and_check(self, timeout: float = LIMIT_SECONDS) -> None:
         """End the load; wait until all is delivered and committed; check loss and order."""

@@ -41,7 +41,7 @@ async def the_function_misbehaves(scene: Scene, coupons: Coupons) -> None:
     coupons.rejected.add(scene.load.places[BAD])
     worker = await scene.ready_worker("a", **coupons.settings)
     await logged_and_committed(scene, 200)
-    await coupons.until_all_committed()
+    await coupons.commits.until_all_committed()
 
     for mood in ("raise", "hang"):
         coupons.be(mood)
@@ -76,7 +76,7 @@ async def the_logger_is_down(scene: Scene, coupons: Coupons) -> None:
     scene.worker("a", **coupons.settings)
     await scene.load.settle()
     await coupons.until_handled(scene)
-    await coupons.until_all_committed()
+    await coupons.commits.until_all_committed()
     assert not scene.commits.known_at
     await scene.sink.up()
     await scene.settle_and_check()

@@ -32,7 +32,7 @@ QUORUM = 2
 READY_LIMIT_SECONDS = 120.0
 
 
-class RealKafka:
+class RealKafka(ClusterView):
     """Three combined brokers and controllers, ids 1 to 3, in a temporary directory of their own.
 
     They are those of docker-compose.yml, on other ports and with more listeners: replication is 3,
@@ -62,7 +62,6 @@ class RealKafka:
         self._brokers: dict[int, Broker] = {}
         self._wanted: set[int] = set()
         self._directory: Path | None = None
-        self._known_view: ClusterView | None = None
         self._compose: ComposeSettings | None = None
         # The kernel kills a broker when the thread that started it ends, so it is always this one.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="kafka-spawner")
@@ -120,7 +119,7 @@ class RealKafka:
                 broker.launch()
             self._wait_if_quorate()
             if new:
-                self._view.create_offsets_topic()  # so that no test waits for it
+                self.create_offsets_topic()  # so that no test waits for it
                 self.wait_until_ready()
 
     def stop(self, broker_id: int | None = None) -> None:
@@ -188,39 +187,6 @@ class RealKafka:
         except TimeoutError as late:
             raise TimeoutError(f"{late}: {'; '.join(missing[:5])}") from None
 
-    def create_topic(
-        self,
-        name: str,
-        partitions: int = 3,
-        replication: int = BROKERS,
-        configs: Mapping[str, str] | None = None,
-    ) -> None:
-        """Create a topic; wait until each of its partitions is led and fully replicated."""
-        self._view.create_topic(name, partitions, replication, configs or {})
-
-    def leader_of(self, topic: str, partition: int = 0, *, other_than: int | None = None) -> int:
-        """The id of the broker that leads a partition, waiting for one if there is none.
-
-        Args:
-            topic: An existing topic.
-            partition: One of its partitions.
-            other_than: A broker just killed or frozen: wait until another has taken its place.
-        """
-        return self._view.leader_of(topic, partition, other_than=other_than)
-
-    def elect_preferred_leaders(self) -> None:
-        """Let each partition be led by the first of its replicas, as Kafka does every 5 minutes.
-
-        When brokers die, the others lead all of them. All brokers must run.
-        """
-        self._view.elect_preferred_leaders()
-
-    @property
-    def _view(self) -> ClusterView:
-        if self._known_view is None:
-            raise RuntimeError("the cluster was not started, or is closed")
-        return self._known_view
-
     def _chosen(self, broker_id: int | None) -> list[Broker]:
         if broker_id is None:
             return list(self._brokers.values())
@@ -259,7 +225,7 @@ class RealKafka:
                 for one in self._brokers.values()
             ]:
                 done.result()
-        self._known_view = ClusterView(self.bootstrap_servers)
+        self.connect(self.bootstrap_servers)
 
     def _spawn(self, popen: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         return self._spawner.submit(popen).result()
@@ -274,9 +240,9 @@ class RealKafka:
             if broker.id in self._wanted and not broker.running:
                 raise RuntimeError(f"broker {broker.id} ended by itself: {broker.last_words()}")
         running = self.running
-        registered = self._view.brokers()
+        registered = self.brokers()
         missing = [f"broker {broker_id} not registered" for broker_id in running - registered]
-        partitions = self._view.partitions()
+        partitions = self.partitions()
         if partitions is None:
             return [*missing, "no broker answers"]
         for state in partitions:

@@ -23,7 +23,7 @@ _ATTRIBUTE = "__getattribute__"
 class _Proxy(BaseProxy):
     """Calls methods of a cluster in its process."""
 
-    _exposed_ = (*(name for name in vars(RealKafka) if not name.startswith("_")), _ATTRIBUTE)
+    _exposed_ = (*(name for name in dir(RealKafka) if not name.startswith("_")), _ATTRIBUTE)
 
 
 class ClusterServer:
@@ -82,7 +82,7 @@ class _Remote:
         self._proxy = proxy
 
     def __getattr__(self, name: str) -> Any:
-        if isinstance(vars(RealKafka).get(name), property):
+        if isinstance(getattr(RealKafka, name), property):
             return self._call(_ATTRIBUTE, name)
         return functools.partial(self._call, name)
 

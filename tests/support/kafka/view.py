@@ -37,7 +37,10 @@ class ClusterView:
     any request may meet one of those. After ANSWER_LIMIT_SECONDS a TimeoutError is raised.
     """
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    _admin: AdminClient
+
+    def connect(self, bootstrap_servers: str) -> None:
+        """Ask this cluster from now on."""
         config: dict[str, str | int | float | bool] = {
             "bootstrap.servers": bootstrap_servers,
             # Brokers come back within a second here; the default backs off to 10 s.
@@ -70,13 +73,13 @@ class ClusterView:
         metadata = self._metadata()
         return frozenset() if metadata is None else frozenset(metadata.brokers)
 
-    def leader_of(self, topic: str, partition: int, *, other_than: int | None = None) -> int:
+    def leader_of(self, topic: str, partition: int = 0, *, other_than: int | None = None) -> int:
         """The broker that leads a partition, waiting for one if there is none.
 
         Args:
             topic: An existing topic.
             partition: One of its partitions.
-            other_than: A broker just killed: wait until another one leads.
+            other_than: A broker just killed or frozen: wait until another one leads.
         """
 
         def leader() -> int | None:
@@ -88,10 +91,14 @@ class ClusterView:
         return self._answer(leader, f"a leader for {topic}-{partition} that is not {other_than}")
 
     def create_topic(
-        self, name: str, partitions: int, replication: int, configs: Mapping[str, str]
+        self,
+        name: str,
+        partitions: int = 3,
+        replication: int = 3,
+        configs: Mapping[str, str] | None = None,
     ) -> None:
         """Create a topic; wait until each of its partitions is led and has all replicas in sync."""
-        topic = NewTopic(name, partitions, replication, config=dict(configs))
+        topic = NewTopic(name, partitions, replication, config=dict(configs or {}))
 
         def created() -> bool:
             try:
@@ -111,7 +118,10 @@ class ClusterView:
         self._answer(in_place, f"all replicas of topic {name}")
 
     def elect_preferred_leaders(self) -> None:
-        """Let each partition be led by the first of its replicas, and wait until it is."""
+        """Let each partition be led by the first of its replicas, as Kafka does every 5 minutes.
+
+        When brokers die, the others lead all of them. All brokers must run.
+        """
 
         def elected() -> bool:
             try:
