@@ -99,6 +99,14 @@ class Administration:
         partitions = metadata.topics[topic].partitions.values()
         return [(len(partition.replicas), len(partition.isrs)) for partition in partitions]
 
+    async def until_in_sync(self, topic: str, replicas: int) -> None:
+        """Wait until each partition has that many replicas in sync."""
+
+        async def in_sync() -> bool:
+            return {found for _, found in await self.replication(topic)} == {replicas}
+
+        await eventually(in_sync, LIMIT_SECONDS, f"{replicas} replicas of {topic} in sync")
+
     async def delete_records(self, topic: str, partition: int, before: int) -> None:
         """Delete the records before an offset, as retention does."""
         where = TopicPartition(topic, partition, before)

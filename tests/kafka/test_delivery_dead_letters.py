@@ -11,7 +11,6 @@ import pytest
 from tests.kafka.commit_watch import Place
 from tests.kafka.scene import Scene
 from tests.support.kafka.cluster import RealKafka
-from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 REFUSED = "Dead letter refused"
@@ -42,11 +41,7 @@ async def test_a_record_whose_dead_letter_is_refused_stays_unfinished(
         leader = await asyncio.to_thread(kafka.leader_of, topic, first[0])
         needed = {leader, (await scene.admin.group()).coordinator}
         await asyncio.to_thread(kafka.kill, min(set(kafka.broker_ids) - needed))
-
-        async def one_is_away() -> bool:
-            return set(await scene.admin.replication(topic)) == {(3, 2)}
-
-        await eventually(one_is_away, 60, "the dead broker to leave the replicas in sync")
+        await scene.admin.until_in_sync(topic, 2)
         second = await refused_letter(scene, worker, "without a replica")
         scene.dead_lettered.add(second)
         await asyncio.to_thread(kafka.revive)

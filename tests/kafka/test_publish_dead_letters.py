@@ -12,7 +12,6 @@ from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Published, event_ids, orders
 from tests.support.publish_command import Commands
 from tests.support.sink import Answer
-from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 
 REJECTED = 100
@@ -35,11 +34,7 @@ async def test_letters_refused_for_want_of_a_replica(
         leader = await asyncio.to_thread(kafka.leader_of, topic)
         other = next(one for one in kafka.broker_ids if one != leader)
         await asyncio.to_thread(kafka.kill, other)
-
-        async def one_is_away() -> bool:
-            return set(await scene.admin.replication(topic)) == {(3, 2)}
-
-        await eventually(one_is_away, 60, "the dead broker to leave the replicas in sync")
+        await scene.admin.until_in_sync(topic, 2)
         rejected = await scene.stage.publish(orders(REJECTED, keys=20))
         await worker.wait_until(scene.stage.all_committed, what="to commit the records")
         saved = await scene.saved()

@@ -21,7 +21,6 @@ class Compose:
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", FILE.read_text(encoding="utf-8"))
         everything: dict[str, Any] = yaml.safe_load(text)
         self.services: dict[str, Service] = everything["services"]
-        self.volumes: dict[str, Any] = everything["volumes"]
         self.secrets: dict[str, Path] = {
             name: ROOT / secret["file"] for name, secret in everything["secrets"].items()
         }
