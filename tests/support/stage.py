@@ -127,7 +127,7 @@ class Stage:
 
     async def ends(self) -> dict[int, int]:
         """The offset that the next record of each partition of the source topic will get."""
-        return await asyncio.to_thread(self.ends_blocking)
+        return await asyncio.to_thread(self._ends_blocking)
 
     async def all_committed(self) -> bool:
         """Whether the group has committed everything that is in the source topic."""
@@ -238,14 +238,13 @@ class Stage:
                         rows.append(row)
         return sorted(rows, key=lambda row: (row.partition, row.offset))
 
-    def ends_blocking(self) -> dict[int, int]:
-        """See ``ends``."""
+    def _ends_blocking(self) -> dict[int, int]:
         with self._consumer() as consumer:
             return self._ends(consumer, self.topic)
 
     def _all_committed(self) -> bool:
-        ends = {p: end for p, end in self.ends_blocking().items() if end > 0}
         with self._consumer(self.group_id) as consumer:
+            ends = {p: end for p, end in self._ends(consumer, self.topic).items() if end > 0}
             found = consumer.committed([TopicPartition(self.topic, p) for p in ends], CALL_SECONDS)
         return {one.partition: one.offset for one in found} == ends
 
@@ -274,19 +273,12 @@ class Stage:
         finally:
             consumer.close()
 
-    def _partitions(self, consumer: Consumer, topic: str) -> list[int]:
+    def _ends(self, consumer: Consumer, topic: str) -> dict[int, int]:
         found = consumer.list_topics(topic, CALL_SECONDS).topics[topic]
         if found.error is not None:
             raise KafkaException(found.error)
-        return sorted(found.partitions)
-
-    def _ends(self, consumer: Consumer, topic: str) -> dict[int, int]:
-        return {
-            partition: consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), CALL_SECONDS
-            )[1]
-            for partition in self._partitions(consumer, topic)
-        }
+        places = [TopicPartition(topic, partition) for partition in sorted(found.partitions)]
+        return {at.partition: consumer.get_watermark_offsets(at, CALL_SECONDS)[1] for at in places}
 
 
 def new_stage(bootstrap_servers: str, **options: Any) -> Stage:

@@ -117,7 +117,8 @@ class RealKafka(ClusterView):
             for broker in self._chosen(broker_id):
                 self._wanted.add(broker.id)
                 broker.launch()
-            self._wait_if_quorate()
+            if len(self.running) >= QUORUM:
+                self.wait_until_ready()
             if new:
                 self.create_offsets_topic()  # so that no test waits for it
                 self.wait_until_ready()
@@ -229,10 +230,6 @@ class RealKafka(ClusterView):
 
     def _spawn(self, popen: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
         return self._spawner.submit(popen).result()
-
-    def _wait_if_quorate(self) -> None:
-        if len(self.running) >= QUORUM:
-            self.wait_until_ready()
 
     def _missing(self) -> list[str]:
         """What the cluster lacks to be ready, one sentence each."""
