@@ -180,8 +180,6 @@ class PublishScene(WorkerScene):
         self._everything.callback(service.kill9)
         return service
 
-    # --- the log --------------------------------------------------------------------------------
-
     @staticmethod
     def replayed(worker: WorkerProcess) -> dict[int, Place]:
         """Partition and offset of the rows that a worker has published, by id; each only once."""
@@ -191,8 +189,6 @@ class PublishScene(WorkerScene):
             assert int(words["id"]) not in found, line
             found[int(words["id"])] = place(words["partition"], words["offset"])
         return found
-
-    # --- the table ------------------------------------------------------------------------------
 
     async def saved(self) -> list[Saved]:
         """Every row of the table, by id."""
@@ -242,8 +238,6 @@ class PublishScene(WorkerScene):
             return counts.keys() == {"PUBLISHED"}
 
         await eventually(settled, LIMIT_SECONDS, lambda: counts)
-
-    # --- the topic ------------------------------------------------------------------------------
 
     async def records(self) -> "Records":
         """All records of the topic now, read by another client."""

@@ -208,8 +208,6 @@ class Scene(WorkerScene):
             self._hanging.release()
         self._hanging = asyncio.Semaphore(0)
 
-    # --- what has happened so far ---------------------------------------------------------------
-
     @property
     def accepted(self) -> set[str]:
         """Event ids of the records that the logger has accepted."""
@@ -250,8 +248,6 @@ class Scene(WorkerScene):
     def sent_by(self, name: str) -> int:
         """How many requests a worker has made."""
         return sum(request.path.endswith(f"/{name}") for request in self.sink.requests)
-
-    # --- waits and checks -----------------------------------------------------------------------
 
     async def until_accepted(self, count: int, timeout: float = LIMIT_SECONDS) -> None:
         """Wait until that many different records were accepted."""

@@ -90,9 +90,6 @@ async def stories(
         yield begun
 
 
-# --- delivering -----------------------------------------------------------------------------------
-
-
 async def under_load(kafka: RealKafka, directory: Path, outage: Part) -> None:
     """A worker under constant load goes on afterwards.
 
@@ -151,9 +148,6 @@ async def started(kafka: RealKafka, directory: Path, outage: Part) -> None:
         # Once for each reason, which may change as brokers come back.
         assert 0 < len(complaints) == len(set(complaints))
         assert "Traceback" not in before
-
-
-# --- publishing -----------------------------------------------------------------------------------
 
 
 class Buyers:

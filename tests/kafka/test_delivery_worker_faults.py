@@ -200,11 +200,7 @@ async def logger_away(scene: Scene) -> None:
     await scene.sink.down()
     scene.load.publish(1000)
     worker = await scene.ready_worker("a")
-
-    async def breaker_is_open() -> bool:
-        return (await worker.metrics()).get("order_relay_breaker_state", 0) > 0
-
-    await worker.wait_until(breaker_is_open, what="to open the breaker")
+    await worker.wait_metric("order_relay_breaker_state", lambda state: state > 0)
     group = await scene.admin.settled_group(1)
     rebalances = (await worker.metrics())["faust_total_rebalances"]
     await asyncio.sleep(2 * SESSION_SECONDS)  # the outage itself, not a wait for something

@@ -38,11 +38,7 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
         await scene.load.settle()
         worker = await scene.ready_worker("a", **PATIENT)
         await scene.until_accepted(OTHERS)
-
-        async def paused() -> bool:
-            return (await worker.metrics())[LEFT] >= MAX_LEFT
-
-        await worker.wait_until(paused, what="to leave as much as it may")
+        await worker.wait_metric(LEFT, lambda records: records >= MAX_LEFT)
         assert (await worker.metrics())["order_relay_held_records"] == HOT_HELD
         scene.assert_nothing_repeated()
 

@@ -199,8 +199,6 @@ class MemoryFallbackStore(FallbackTable):
     async def close(self) -> None:
         """Keep the rows."""
 
-    # --- internals ------------------------------------------------------------------------------
-
     def _check(self) -> None:
         if self.error is not None:
             raise self.error

@@ -238,8 +238,6 @@ class ScriptedSink:
             counts[what] = counts.get(what, 0) + 1
         return f"sink: {len(self.requests)} requests, {len(self.accepted)} accepted, {counts}"
 
-    # --- one request ----------------------------------------------------------------------------
-
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         received = self._record(request, await request.content.read())
         answer = self._planned.popleft() if self._planned else self.script(received)

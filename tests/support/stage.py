@@ -156,8 +156,6 @@ class Stage:
         finally:
             await consumer.stop()
 
-    # --- the same for plain threads -------------------------------------------------------------
-
     def publish_blocking(
         self,
         orders: Sequence[Order],
