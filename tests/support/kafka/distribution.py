@@ -53,20 +53,18 @@ def java_executable() -> str | None:
     return shutil.which("java")
 
 
-def unavailable_reason() -> str | None:
-    """Why real Kafka cannot run here, as one line, or None if it can.
-
-    Starts `java -version` once; fetches nothing.
-    """
+def _missing() -> str | None:
+    """What this machine lacks, or None. Starts `java -version` once; fetches nothing."""
     java = java_executable()
     if java is None:
-        return f"real Kafka needs Java {JAVA_NEEDED} or newer: no java in JAVA_HOME or PATH"
-    major = _java_major(java)
-    if major is None or major < JAVA_NEEDED:
-        found = "an unknown version" if major is None else f"Java {major}"
-        return f"real Kafka needs Java {JAVA_NEEDED} or newer: {java} is {found}"
+        return f"Java {JAVA_NEEDED} or newer: no java in JAVA_HOME or PATH"
+    done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', done.stderr + done.stdout)
+    if found is None or int(found[1]) < JAVA_NEEDED:
+        is_version = f"Java {found[1]}" if found else "of an unknown version"
+        return f"Java {JAVA_NEEDED} or newer: {java} is {is_version}"
     if not _is_complete(cache_directory()) and shutil.which("mvn") is None:
-        return f"real Kafka needs Maven to fetch its jars: no mvn in PATH, no {cache_directory()}"
+        return f"Maven to fetch its jars: no mvn in PATH, no {cache_directory()}"
     return None
 
 
@@ -78,8 +76,8 @@ def fetch_jars() -> Path:
     Raises:
         KafkaUnavailable: Java or Maven is missing, or Maven could not fetch the pinned jars.
     """
-    if (reason := unavailable_reason()) is not None:
-        raise KafkaUnavailable(reason)
+    if (missing := _missing()) is not None:
+        raise KafkaUnavailable(f"real Kafka needs {missing}")
     cache = cache_directory()
     if _is_complete(cache):
         return cache
@@ -94,8 +92,9 @@ def _fetch_into(cache: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache.parent, prefix=cache.name + ".part-") as part:
         jars = Path(part) / "jars"
         _run_maven(jars)
-        if (wrong := _differences(_digests_of(jars))) is not None:
-            raise KafkaUnavailable(f"the jars Maven fetched are not those of {DIGESTS}: {wrong}")
+        if wrong := dict(_expected().items() ^ _digests_of(jars).items()):
+            names = ", ".join(sorted(wrong))
+            raise KafkaUnavailable(f"the jars Maven fetched are not those of {DIGESTS}: {names}")
         # An existing set is incomplete: its jars are older than a change of the pom.
         if cache.exists():
             shutil.rmtree(cache)
@@ -128,12 +127,6 @@ def _run_maven(jars: Path) -> None:
     raise KafkaUnavailable(f"Maven could not fetch Apache Kafka {kafka_version()}: {complaint}")
 
 
-def _java_major(java: str) -> int | None:
-    done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    found = re.search(r'version "(\d+)', done.stderr + done.stdout)
-    return int(found.group(1)) if found else None
-
-
 def _expected() -> dict[str, str]:
     lines = (line.split() for line in DIGESTS.read_text(encoding="ascii").splitlines())
     return {name: digest for digest, name in lines}
@@ -143,12 +136,6 @@ def _digests_of(directory: Path) -> dict[str, str]:
     return {
         jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in directory.glob("*.jar")
     }
-
-
-def _differences(found: dict[str, str]) -> str | None:
-    expected = _expected()
-    names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    return ", ".join(names) if names else None
 
 
 def _is_complete(directory: Path) -> bool:
