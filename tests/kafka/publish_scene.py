@@ -25,11 +25,11 @@ from order_relay.fallback.sql.engine import make_engine
 from order_relay.fallback.sql.schema import fallback_message
 from order_relay.fallback.store import Status
 from order_relay.settings import Settings
-from tests.kafka.publish_service import order_event_id
 from tests.kafka.scene import SESSION, WorkerScene
 from tests.support.child import on_leash
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import order_value
+from tests.support.publish_service import order_event_id
 from tests.support.stage import Row
 from tests.support.waiting import eventually
 from tests.support.worker import ROOT, WorkerProcess
@@ -80,7 +80,7 @@ class Service:
         self._output = directory / f"{way}.out"
         with self._output.open("wb") as output, self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                on_leash(sys.executable, "-m", "tests.kafka.publish_service", way),
+                on_leash(sys.executable, "-m", "tests.support.publish_service", way),
                 cwd=directory,
                 env=dict(environment),
                 stdin=subprocess.PIPE,

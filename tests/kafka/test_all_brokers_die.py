@@ -25,13 +25,13 @@ from tests.kafka.publish_scene import (
     Saved,
     Service,
 )
-from tests.kafka.publish_service import AFTER_COMMIT, OUTBOX, PLAIN_SQL, order_event_id
 from tests.kafka.scene import MAX_IN_FLIGHT, SESSION_SECONDS, Scene
 from tests.kafka.stories import Outage, Part, Stories, Story, told
 from tests.support.kafka.cluster import RealKafka
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.orders import order_value
 from tests.support.publish_postgres import PostgresServer
+from tests.support.publish_service import AFTER_COMMIT, OUTBOX, PLAIN_SQL, order_event_id
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
 

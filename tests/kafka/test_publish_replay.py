@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from order_relay.fallback.sql.schema import TABLE_NAME, fallback_message, insert_values
 from order_relay.fallback.store import NewMessage, Status
 from tests.kafka.publish_scene import PATIENT, PublishScene, Saved
-from tests.kafka.publish_service import order_event_id
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import order_value
+from tests.support.publish_service import order_event_id
 from tests.support.waiting import POLL_SECONDS
 from tests.support.worker import WorkerProcess
 

@@ -28,18 +28,24 @@ LATER = timedelta(minutes=10)
 
 def kill_service(way: str, url: str, topic: str, servers: str, *, after: int) -> None:
     """Run an order service until it has paid ``after`` orders, and kill it; 0: it kills itself."""
-    command = [
-        sys.executable, "-m", "tests.support.publish_order_service", way, url, topic, servers,
-    ]  # fmt: skip
+    environment = {
+        "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "KAFKA_BOOTSTRAP_SERVERS": servers,
+        "ORDER_PAID_TOPIC": topic, "DATABASE_URL": url,
+    }  # fmt: skip
     with subprocess.Popen(
-        command + ([] if after else ["die"]),
+        [sys.executable, "-m", "tests.support.publish_service", way, *(() if after else ("die",))],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as service:
+        assert service.stdin is not None
         assert service.stdout is not None
-        for _ in range(after):
-            assert service.stdout.readline()
+        service.stdin.write(b"10000\n" if after else b"1\n")
+        service.stdin.flush()
+        paid = 0
+        while paid < after and (line := service.stdout.readline()):
+            paid += line.startswith(b"paid")
         if after:
             service.kill()
         assert service.wait(60) == -signal.SIGKILL

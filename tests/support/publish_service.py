@@ -1,8 +1,9 @@
 """An order service as a process: it pays orders on request, each in one transaction.
 
-Its argument is the way to publish: after-commit, outbox or plain-sql; its settings are the relay's
-own, from the environment. Each line of its standard input is the number of the last order that it
-may pay. It stops when the input ends.
+Its argument is the way to publish: after-commit, outbox or plain-sql; with another one, ``die``, it
+kills itself right after its first commit. Its settings are the relay's own, from the environment.
+Each line of its standard input is the number of the last order that it may pay. It stops when the
+input ends.
 
 It prints ``paid 7`` when the order is committed; then the result, ``published 7 0 42`` with
 partition and offset, or ``saved 7``; and the result of each record sent to Kafka: ``refused order-7
@@ -11,12 +12,15 @@ partition and offset, or ``saved 7``; and the result of each record sent to Kafk
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 from unittest.mock import patch
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from order_relay.kafka.producer import Acknowledged, KafkaProducer
@@ -142,8 +146,15 @@ async def plain_sql(settings: Settings) -> AsyncIterator[HandIn]:
 WAYS = {AFTER_COMMIT: after_commit, OUTBOX: outbox, PLAIN_SQL: plain_sql}
 
 
-async def main(way: str) -> None:
+def die(_session: orm.Session) -> None:
+    """End as by kill -9: no handler, no buffer, no close."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main(way: str, end: str = "") -> None:
     """Pay the orders."""
+    if end == "die":
+        sa.event.listen(orm.Session, "after_commit", die)
     settings = load_settings()
     engine = await make_orders(settings.database_url.get_secret_value())
 
@@ -169,4 +180,4 @@ async def main(way: str) -> None:
 
 if __name__ == "__main__":
     with patch("order_relay.publishing.order_events.KafkaProducer", WatchedProducer):
-        asyncio.run(main(sys.argv[1]))
+        asyncio.run(main(*sys.argv[1:]))
