@@ -5,14 +5,17 @@ group's committed offsets from outside. The apps use no code of ours. If a test 
 upgrade of Faust, read what it says about our design before changing it.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import Producer
 
 from tests.kafka.faust.stock_worker import FaustWorker, Note
-from tests.support.kafka_cluster import RealKafka
+from tests.support.kafka.cluster import RealKafka
+from tests.support.stage import Stage
 from tests.support.waiting import wait_until
 
 # For the test of finding F.
@@ -30,6 +33,7 @@ class Bench:
         self.group = f"{name}-group"
         self.workers: list[FaustWorker] = []
         self.produced = 0
+        self._stage = Stage(kafka.bootstrap_servers, self.topic, "", self.group)
         self._module = module
         self._directory = directory
         self._producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "acks": "all"})
@@ -75,7 +79,11 @@ class Bench:
 
     def committed(self) -> dict[int, int]:
         """What the group has committed, by partition."""
-        return self.kafka.committed(self.group, self.topic)
+        return {number: one.offset for number, one in asyncio.run(self._stage.committed()).items()}
+
+    def ends(self) -> dict[int, int]:
+        """The offset that the next record of each partition will get."""
+        return asyncio.run(self._stage.ends())
 
     def committed_but_not_delivered(self) -> set[tuple[int, int]]:
         """The records that a kill of all workers at this moment would lose."""
@@ -91,14 +99,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(
-    kafka: RealKafka, unique: Callable[[str], str], tmp_path: Path
-) -> Iterator[Callable[..., Bench]]:
+def bench(kafka: RealKafka, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     """Make a bench with a topic: `bench("agent_error", partitions=1)`; ends its workers."""
     benches: list[Bench] = []
 
     def make(module: str, partitions: int = 1) -> Bench:
-        made = Bench(kafka, module, unique(module), tmp_path)
+        made = Bench(kafka, module, f"{module}-{uuid4().hex[:8]}", tmp_path)
         benches.append(made)
         kafka.create_topic(made.topic, partitions)
         return made
@@ -219,7 +225,7 @@ def test_f_acks_in_offset_order_lose_nothing_and_keep_each_key_in_order(
     f.produce_until(lambda: len(third.notes) > 300, "work of the third worker")
     f.produce_over_keys(max(0, RECORDS - f.produced))
 
-    ends = f.kafka.end_offsets(f.topic)
+    ends = f.ends()
     assert sum(ends.values()) == f.produced
     third.wait_for(lambda: f.committed() == ends, "commit of all records")
 
