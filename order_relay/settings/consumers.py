@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Annotated, Any, cast
 
 from pydantic import Field, ValidationError, create_model
@@ -92,6 +92,13 @@ def configure(consumers: Sequence[Consumer], settings: Settings) -> list[Configu
     """
     if not consumers:
         raise InvalidConsumer("no consumer is declared: add one to agents/")
+    with_prefix = [one.name for one in consumers if one.name != ORDER_LOGGING]
+    for name, other_name in combinations(with_prefix, 2):
+        for variable in sorted(_prefixed(name) & _prefixed(other_name)):
+            raise InvalidConsumer(
+                f"consumers {name} and {other_name} share the variable {variable}: give one of "
+                "them another name"
+            )
     configured = [ConfiguredConsumer(one, settings_of(one, settings)) for one in consumers]
     for one, other in permutations(configured, 2):
         for what, field in (("group", "consumer_group_id"), ("dead-letter topic", "dlq_topic")):
@@ -106,6 +113,10 @@ def configure(consumers: Sequence[Consumer], settings: Settings) -> list[Configu
                 f"topic of {one.name}"
             )
     return configured
+
+
+def _prefixed(consumer: str) -> set[str]:
+    return {f"{consumer}_{option}".upper() for option in OPTIONS | HTTP_OPTIONS}
 
 
 def choose(consumers: Sequence[ConfiguredConsumer], named: str | None) -> list[ConfiguredConsumer]:
@@ -184,7 +195,7 @@ def misspelled(consumers: Iterable[ConfiguredConsumer]) -> dict[str, str]:
     """Return variables spelled almost like a setting that is not set, each with that setting."""
     known = {*Settings.model_fields, *(f"{name}_file" for name in secret_fields(Settings))}
     for consumer in consumers:
-        known.update(f"{consumer.name}_{option}".lower() for option in OPTIONS | HTTP_OPTIONS)
+        known.update(variable.lower() for variable in _prefixed(consumer.name))
     given = variable_names()
     missing = sorted(known - given)
     found = {}

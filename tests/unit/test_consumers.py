@@ -377,6 +377,17 @@ def test_consumers_that_clash(second: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "variable"),
+    [("coupons_connect", "COUPONS_CONNECT_TIMEOUT_SECONDS"), ("coupons_dead_letter", "_TOPIC")],
+)
+def test_consumers_that_share_a_variable(name: str, variable: str) -> None:
+    """It would set an option of both."""
+    said = f"consumers coupons and {name} share the variable .*{variable}: give one of them another"
+    with pytest.raises(InvalidConsumer, match=said):
+        configured(consumer(), consumer(name, group="another"))
+
+
+@pytest.mark.parametrize(
     ("variable", "meant"),
     [
         ("EXTERNAL_LOGER_URL", "EXTERNAL_LOGGER_URL"),
