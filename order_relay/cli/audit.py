@@ -86,7 +86,7 @@ async def audit(
     for pause in PAUSES_SECONDS:
         await asyncio.sleep(pause)
         ledger = Ledger(chosen.name, events, listed=states, limit=limit)
-        reading = _Reading(chosen.settings, since, until, ledger)
+        reading = _Reading(chosen.settings, since, until, ledger, whole=pause > 0)
         await reading.read()
         if ledger.closes:
             break
@@ -108,6 +108,8 @@ class _Reading:
         since: Where the range begins.
         until: Where it ends; None: now.
         ledger: Counts the records.
+        whole: Whether to read letters and entries from before the range, too: they are older than
+            their records if a producer's clock is ahead.
         deleted_before: Kafka has no records from before this time; None: it has.
         emptied: The partitions of which Kafka has deleted all records.
         table_begins_ms: Entries of records that were finished before this time may be gone,
@@ -119,6 +121,7 @@ class _Reading:
     since: datetime
     until: datetime | None
     ledger: Ledger
+    whole: bool = False
     deleted_before: datetime | None = None
     emptied: list[int] = field(default_factory=list)
     table_begins_ms: float = 0
@@ -156,10 +159,13 @@ class _Reading:
                     if since_ms <= record.timestamp_ms < until_ms:  # producers' clocks may differ
                         self.ledger.add(record, evidence)
 
+    def _evidence_since_ms(self) -> float:
+        return 0.0 if self.whole else self.since.timestamp() * 1000 - CLOCK_MS
+
     async def _letters(self) -> dict[int, dict[int, bool]]:
         """Return which offsets of each source partition have a letter, and whether it is open."""
         found: dict[int, dict[int, bool]] = {}
-        earliest_ms = self.since.timestamp() * 1000 - CLOCK_MS
+        earliest_ms = self._evidence_since_ms()
         try:
             async with open_topic(self.settings) as topic:
                 async for letter, redriven in topic.letters(from_start=True):
@@ -225,7 +231,7 @@ class _Reading:
         async with TopicReader(self.settings, self.settings.deliveries_changelog_topic) as table:
             extents = await table.extents()
             number = partition % len(extents)
-            since_ms = self.since.timestamp() * 1000 - CLOCK_MS
+            since_ms = self._evidence_since_ms()
             if extents[number].low > 0:
                 # Its retention is shorter than the table's; the embedded cluster keeps 5 MiB.
                 oldest_ms = await _oldest_ms(table, number, extents[number])
@@ -247,7 +253,9 @@ class _Reading:
         if self.settings.deliveries_store == "memory":
             # Memory forgets the oldest entries first, beyond each partition's share.
             share = self.settings.deliveries_max_entries // len(extents)
-            evidence.is_complete = len(found) < share
+            range_ms = self.since.timestamp() * 1000 - CLOCK_MS
+            recent = sum(entry.finished_ms >= range_ms for entry in found.values())
+            evidence.is_complete = recent < share
 
     def remarks(self) -> list[str]:
         """Return what cannot be known, one line each."""

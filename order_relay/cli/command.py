@@ -203,7 +203,7 @@ def import_application() -> ModuleType:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: Sequence[str]) -> None:
     """Run a worker, with the arguments of ``faust -A app worker``."""
-    import_application()
+    load_application()
     # The list itself: Faust keeps a reference to it.
     level = click.get_current_context().find_root().params["loglevel"]
     before = ("-l", level) if level else ()

@@ -7,6 +7,7 @@ without.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,7 +138,10 @@ click.version_option(VERSION, message="%(prog)s %(version)s", prog_name=NAME)(gr
 def main() -> NoReturn:
     """Run the command that ``sys.argv`` names, and end the process with its exit status."""
     open_closed_streams()
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except OSError as error:  # it was deleted
+        sys.exit(f"Error: the current folder cannot be used: {error.strerror}")
     if here not in sys.path:  # as Faust does, so that it finds the application
         sys.path.insert(0, here)
     try:
@@ -148,4 +152,8 @@ def main() -> NoReturn:
     except click.ClickException as error:
         click.echo(f"Error: {' '.join(error.format_message().split())}", err=True)
         status = error.exit_code
+    except OSError as error:  # --help, to a full disk
+        click.echo(f"Error: {error.strerror or error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     sys.exit(status)

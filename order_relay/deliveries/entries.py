@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, rename="camel", omit_defaults
     topic: str
     partition: int
     offset: int
-    finished_ms: int
+    finished_ms: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     started_ms: int = 0
     published_ms: int = 0
     paid_at: str = ""

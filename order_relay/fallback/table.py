@@ -379,8 +379,10 @@ class FallbackTable:
             )
         )
 
-    async def discard(self, ids: Collection[int]) -> set[int]:
+    async def discard(self, ids: Collection[int], status: Status | None = None) -> set[int]:
         """Delete FAILED rows, and PENDING ones without a running lease.
+
+        With a ``status``, only those that still have it: another person may requeue them just now.
 
         Returns:
             The rows that were deleted.
@@ -388,7 +390,7 @@ class FallbackTable:
         lease_until = _COLUMNS.lease_until
         return await self._change(
             lambda now: sa.delete(fallback_message).where(
-                _COLUMNS.id.in_(ids),
+                *_conditions(RowFilter(ids=ids, status=status)),
                 _is(Status.FAILED)
                 | (_is(Status.PENDING) & (lease_until.is_(None) | (lease_until <= now))),
             )

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+ENV_FILE = ".env"
 MAX_SECRET_BYTES = 64 * 1024
 ALLOWED = "it must name a file of UTF-8 text that holds the secret and nothing else"
 ENTITIES = {**codepoint2name, ord("'"): "apos"}
@@ -44,7 +45,7 @@ class EnvironmentSettings(BaseSettings):
     """Settings from arguments, else secret files, else the environment, else ``.env``."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
+        env_file=ENV_FILE,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
         extra="ignore",

@@ -5,11 +5,13 @@ No other module reads the environment. ``.env.example`` lists every key, its def
 
 from __future__ import annotations
 
+import os
 import socket
 from base64 import b64encode
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from dotenv.parser import parse_stream
 from pydantic import (
     Field,
     FilePath,
@@ -39,7 +41,12 @@ from order_relay.settings.rules import (
     Token,
     Waits,
 )
-from order_relay.settings.secret_files import EnvironmentSettings, describe, secret_fields
+from order_relay.settings.secret_files import (
+    ENV_FILE,
+    EnvironmentSettings,
+    describe,
+    secret_fields,
+)
 
 # The largest 32-bit signed value, which is the largest of Kafka's clients' settings.
 MAX_INT = 2**31 - 1
@@ -304,6 +311,7 @@ def load_settings(**overrides: Any) -> Settings:
             allowed.
     """
     try:
+        _check_env_file()
         return Settings(**overrides)
     except ValidationError as error:
         raise InvalidSettings(describe(error, Settings)) from None
@@ -311,6 +319,22 @@ def load_settings(**overrides: Any) -> Settings:
         raise InvalidSettings(f"invalid settings: .env must be UTF-8 text: {error}") from None
     except OSError as error:
         raise InvalidSettings(f"invalid settings: .env cannot be read: {error.strerror}") from None
+
+
+def _check_env_file() -> None:
+    """Refuse lines that python-dotenv only warns of and skips: a default would be used instead."""
+    path = Path(ENV_FILE)
+    if path.is_fifo() or not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise InvalidSettings(f"invalid settings: {ENV_FILE} must be a file")
+    with path.open(encoding="utf-8") as lines:
+        for one in parse_stream(lines):
+            if one.error:
+                raise InvalidSettings(
+                    f"invalid settings: {ENV_FILE}, line {one.original.line} must be NAME=value; "
+                    "a value that begins with a quote must end with it"
+                )
 
 
 class _LogSettings(EnvironmentSettings):

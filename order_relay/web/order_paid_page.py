@@ -99,6 +99,8 @@ class OrderPaidPage:
             except RecordTooLarge as error:
                 raise Refused(413, str(error)) from error
             except PublishFailed as error:
+                if request.transport is None or request.transport.is_closing():
+                    logger.error("An event whose sender had left was lost: %s", error)
                 raise Refused(
                     503, str(error), retry_after=FAILED_RETRY_SECONDS, eventId=error.event_id
                 ) from error

@@ -136,3 +136,25 @@ def test_the_script_of_faust_finds_the_consumers_of_its_folder(tmp_path: Path) -
     assert "CONSUMERS='other'" in ended.stderr
     assert "of these: order_logging" in ended.stderr
     assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+async def test_help_into_a_full_disk(tmp_path: Path, argument: str) -> None:
+    """It is told in one line."""
+    (line,) = await Commands(tmp_path).into_a_full_disk(argument)
+    assert line == "Error: No space left on device"
+
+
+def test_a_folder_that_was_deleted(tmp_path: Path) -> None:
+    """One line, too."""
+    code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+    ended = run("-c", f"{code}from order_relay.cli.main import main; main()", folder=tmp_path)
+    said = "Error: the current folder cannot be used: No such file or directory\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
+
+
+async def test_a_worker_of_something_else(tmp_path: Path) -> None:
+    """Its application must be one of the relay."""
+    (tmp_path / "other.py").write_text("app = 1\n")
+    line = await Commands(tmp_path).refused("-A", "other", "worker")
+    assert "-A other: its attribute app is not an application of the relay" in line

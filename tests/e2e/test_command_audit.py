@@ -1,6 +1,8 @@
 """``order-relay audit`` as a user types it, over the shipped worker."""
 
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,21 @@ async def test_every_record_is_accounted_for(
     assert "The ledger closes" in text
     assert "28" in text
     assert counts(await commands("audit", "--until", "1h", "--json")) == {}
+
+
+async def test_a_producer_whose_clock_is_ahead(
+    stage: Stage, tmp_path: Path, new_worker: NewWorker
+) -> None:
+    """Its records are delivered, and so entered, hours before their own time."""
+    commands = relay_on(stage, tmp_path)
+    hour_ms = 3_600_000
+    now_ms = int(time.time() * 1000)
+    async with new_worker() as worker:
+        await worker.wait_ready()
+        await stage.publish(orders(5), timestamp_ms=now_ms + 5 * hour_ms)
+        await eventually(stage.all_committed, 60, "everything is committed")
+    since = datetime.fromtimestamp((now_ms + 4 * hour_ms) / 1000, UTC).isoformat()
+    assert counts(await commands("audit", "--since", since, "--json")) == {"delivered": 5}
 
 
 async def test_a_finished_record_without_a_trace_does_not_close(

@@ -17,7 +17,7 @@ from yarl import URL
 
 from order_relay.errors import DatabaseUnavailable, TopicUnusable
 from order_relay.fallback.sql.audit_log import AuditEntry, AuditLog
-from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter
+from order_relay.fallback.store import FallbackRow, NewMessage, RowFilter, Status
 from order_relay.fallback.table import FallbackTable
 from order_relay.settings import Settings
 from order_relay.web.access import SIGNATURE_HEADER, Access
@@ -373,10 +373,10 @@ async def test_rows_that_were_changed_before_the_database_failed_are_audited(
             for row in page:
                 yield [row]
 
-    async def fail_later(ids: Collection[int]) -> set[int]:
+    async def fail_later(ids: Collection[int], status: Status) -> set[int]:
         if discarded:
             raise DatabaseUnavailable("database is locked")
-        discarded.update(await discard(ids))
+        discarded.update(await discard(ids, status))
         return discarded
 
     monkeypatch.setattr(served.table, "pages", row_by_row)
@@ -389,6 +389,25 @@ async def test_rows_that_were_changed_before_the_database_failed_are_audited(
     (entry,) = await served.audit.latest(10)
     assert (entry.action, entry.changed) == ("rows discarded", 1)
     assert "database is locked" in entry.detail
+
+
+async def test_rows_that_are_requeued_meanwhile_are_not_discarded(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two persons who work the same rows at once, the first decides."""
+    pages = served.table.pages
+
+    async def requeued_meanwhile(wanted: RowFilter) -> AsyncIterator[list[FallbackRow]]:
+        async for page in pages(wanted):
+            await served.table.requeue([page[0].id])
+            yield page
+
+    monkeypatch.setattr(served.table, "pages", requeued_meanwhile)
+    wanted = {"filter": {"status": "FAILED"}, "dry_run": False, "actor": "Bob"}
+    status, answer = await served.ask("/fallback/discard", wanted)
+    assert (status, answer["changed"]) == (200, 1)
+    assert "1 were left: their status allows it no more" in answer["text"]
+    assert await served.table.count(RowFilter(status=Status.PENDING)) == 2  # one was so before
 
 
 async def test_another_worker_may_pause_by_its_signature_only(served: Served) -> None:

@@ -184,13 +184,15 @@ class MemoryFallbackStore(FallbackTable):
             self._write(row_id, status=Status.PENDING, retry_count=0, next_retry_at=self._time())
         return failed
 
-    async def discard(self, ids: Collection[int]) -> set[int]:
+    async def discard(self, ids: Collection[int], status: Status | None = None) -> set[int]:
         self._check()
         now = self._time()
         gone = set()
         for row_id in set(ids) & set(self.rows):
             row = self.rows[row_id]
             leased = row.lease_until is not None and row.lease_until > now
+            if status not in (None, row.status):
+                continue
             if row.status is Status.FAILED or (row.status is Status.PENDING and not leased):
                 del self.rows[row_id]
                 gone.add(row_id)

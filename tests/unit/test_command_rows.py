@@ -1,6 +1,7 @@
 """Selecting and changing rows, and the result of each; on a table in memory."""
 
 from dataclasses import replace
+from datetime import datetime
 
 import click
 import pytest
@@ -80,6 +81,23 @@ async def test_only_rows_that_were_agreed_to_are_changed() -> None:
     assert {row_id for row_id, reason in told.items() if reason} == {1, 2}
     assert "meanwhile" in told[1]
     assert set(told) == confirmed
+
+
+async def test_rows_that_are_requeued_meanwhile_are_not_discarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two persons who work the same rows at once, the first decides."""
+    store = await recovered_all(Status.FAILED, Status.FAILED)
+    now = store.now
+
+    async def requeued_meanwhile() -> datetime:
+        await store.requeue({1})
+        return await now()
+
+    monkeypatch.setattr(store, "now", requeued_meanwhile)
+    told = await results(store, RowFilter(status=Status.FAILED), "discarded")
+    assert told == {1: "it was changed meanwhile", 2: ""}
+    assert set(store.rows) == {1}
 
 
 def test_choices() -> None:

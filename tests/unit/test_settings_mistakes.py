@@ -367,10 +367,23 @@ def test_a_dot_env_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (b"MAX_IN_FLIGHT=many\nKAFKA_SASL_PASSWORD=hunter2\n", "MAX_IN_FLIGHT='many' must be a va"),
         (b"EXTERNAL_LOGGER_TOKEN=hunter2\xe9\n", "invalid settings: .env must be UTF-8 text: "),
+        # python-dotenv would skip these, and a default would be used.
+        (b'MAX_IN_FLIGHT=7\nAPI_TOKEN="hunter2\n', ".env, line 2 must be NAME=value; a value that"),
+        (b"\n# a note\nAPI_TOKEN: hunter2\n", ".env, line 3 must be NAME=value"),
+        (b"API TOKEN=hunter2\n", ".env, line 1 must be NAME=value"),
     ],
 )
 def test_a_mistake_in_dot_env(content: bytes, said: str) -> None:
     """A bad value is reported as one of the environment is, and so is a file that is not text."""
     Path(".env").write_bytes(content)
 
-    assert said in complaint()
+    found = complaint()
+    assert said in found
+    assert "hunter2" not in found
+
+
+def test_a_dot_env_that_is_no_file() -> None:
+    """It would be ignored."""
+    Path(".env").mkdir()
+
+    assert complaint() == "invalid settings: .env must be a file"

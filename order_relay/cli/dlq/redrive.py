@@ -97,7 +97,7 @@ async def _change(
     discards = done is RedriveResult.DISCARDED
     wanted = letter_filter(**filters)
     check_selection(positions, everything, wanted)
-    if discards and not because and not dry_run:
+    if discards and not because.strip() and not dry_run:
         raise click.UsageError("say why, for the audit log: --because TEXT")
     if rate is not None and math.isnan(rate):  # in click's range
         raise click.UsageError("--rate must be a number")

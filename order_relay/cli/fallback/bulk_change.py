@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -174,7 +175,8 @@ async def changed_rows(
         confirmed: Ids that a person has confirmed; other rows are left out.
         stopped: Whether to end, before each page.
     """
-    apply = store.requeue if verb == "requeued" else store.discard
+    requeues = verb == "requeued"
+    apply = store.requeue if requeues else partial(store.discard, status=rows.status)
     missing = {*(rows.ids or ()), *(confirmed or ())}
     async for found in store.pages(rows):
         if stopped():

@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -258,7 +259,8 @@ class Changes:
             lost = "" if action == "requeue" else " They are nowhere else."
             return {"text": f"{count:,} rows will be {verb}.{lost}"}
         actor, reason = _actor(request, body), body.reason.strip()
-        apply = self.rows.requeue if action == "requeue" else self.rows.discard
+        requeues = action == "requeue"
+        apply = self.rows.requeue if requeues else partial(self.rows.discard, status=wanted.status)
         changed = 0
         refused = ""
         try:

@@ -298,6 +298,24 @@ async def test_a_client_that_leaves(
     assert not errors(caplog)
 
 
+async def test_an_event_that_is_lost_after_its_client_left(
+    intake: Intake, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has its id: no answer tells anybody that it must be posted again."""
+    intake.kafka.answers.clear()
+    intake.store.error = DatabaseUnavailable("disk full")
+    request = head(len(body())).replace(b"\r\n\r\n", b"\r\nEvent-Id: e-1\r\n\r\n") + body()
+    _, writer = await intake.raw(request)
+    await eventually(lambda: intake.kafka.sent)
+    writer.transport.abort()
+    assert (await intake.post(b"{}")).status == 400
+    intake.kafka.refuse_all()
+    intake.kafka.answers.set()
+    await eventually(lambda: errors(caplog))
+    (line,) = errors(caplog)
+    assert line.getMessage().startswith("An event whose sender had left was lost: event e-1 was ")
+
+
 @pytest.mark.parametrize("ending", ["abort", "half-closed"])
 async def test_a_client_that_leaves_in_its_body(
     caplog: pytest.LogCaptureFixture, ending: str

@@ -266,6 +266,16 @@ async def test_discard(table: Table) -> None:
     assert [row.id for row in await table.store.find(RowFilter())] == [2, 3]
 
 
+async def test_discard_those_of_a_status(table: Table) -> None:
+    """A row that another person has requeued meanwhile is left."""
+    await table.save(None, None)
+    claim = await table.claim(2)
+    await table.store.settle(claim.token, [gave_up(1, 3, "x"), gave_up(2, 3, "x")])
+    assert await table.store.requeue([1]) == {1}
+    assert await table.store.discard([1, 2], Status.FAILED) == {2}
+    assert await table.store.discard([1], Status.PENDING) == {1}
+
+
 async def test_find_and_count(table: Table) -> None:
     """All conditions apply, and pages follow by id."""
     for number in range(5):

@@ -159,5 +159,6 @@ def test_fields_of_a_newer_version_pass() -> None:
     """A worker of an older version reads what a newer one wrote; other bytes are ignored."""
     newer = json.loads(encode_entry(_after(("a", DELIVERED)))) | {"colour": "green"}
     assert decode_entry(json.dumps(newer).encode()) == _after(("a", DELIVERED))
-    for other in (b"", b"{}", b"[1]", b"\xff", b'{"orderId":1}'):
+    odd = [json.dumps(newer | {"finishedMs": value}).encode() for value in (-1, 2**63)]
+    for other in (b"", b"{}", b"[1]", b"\xff", b'{"orderId":1}', *odd):
         assert decode_entry(other) is None
