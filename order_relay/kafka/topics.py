@@ -25,6 +25,8 @@ from order_relay.settings import Settings
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0
+# For ten seconds, in which every broker should know of a topic that another one has made.
+NEW_TOPIC_TRIES = 100
 RIGHTS_SECONDS = 3.0
 RETRY_SECONDS = 1.0
 REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
@@ -109,8 +111,8 @@ class Topics:
             return
         try:
             # The same partitions as the source: an entry is in the partition of its record.
-            count = existing.get(settings.order_paid_topic, width)
-            await self._create(changelog, count, CHANGELOG_CONFIG)
+            count = await self._partition_count(settings.order_paid_topic)
+            await self._create(changelog, count or width, CHANGELOG_CONFIG)
         except KafkaException as error:
             if error.args[0].code() in UNREACHABLE:
                 raise
@@ -122,6 +124,14 @@ class Topics:
                     detail=error.args[0].str(),
                 )
             )
+
+    async def _partition_count(self, topic: str) -> int | None:
+        """Return the number of partitions of a topic that a broker may not know of yet."""
+        for _ in range(NEW_TOPIC_TRIES):
+            if (count := (await self.partition_counts()).get(topic)) is not None:
+                return count
+            await asyncio.sleep(0.1)
+        return None
 
     async def _create(self, name: str, partitions: int, config: dict[str, str]) -> None:
         replication = self._settings.topic_replication_factor

@@ -8,6 +8,7 @@ import pytest
 from order_relay.kafka import topic_reader
 from order_relay.kafka.topic_reader import TopicReader
 from order_relay.kafka.topics import Topics
+from order_relay.settings import load_settings
 from tests.support.embedded import EmbeddedKafka
 from tests.support.producing import producing
 from tests.support.stage import Stage
@@ -79,6 +80,25 @@ async def test_existing_topics_are_left_alone(
     counts = await topics.partition_counts()
     assert (counts[stage.topic], counts[stage.dlq_topic]) == (3, 3)
     assert not _told(caplog)
+
+
+async def test_a_broker_that_does_not_know_the_topic_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The changelog gets as many partitions as the source has, not as the settings say."""
+    settings = load_settings(topic_partitions=3)
+    topics = Topics(settings)
+    made: dict[str, int] = {}
+    answers: list[dict[str, int]] = [{}, {}, {settings.order_paid_topic: 12}]
+
+    async def partition_counts() -> dict[str, int]:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    async def create(name: str, partitions: int, config: dict[str, str]) -> None:
+        made[name] = partitions  # the source exists, which is no error
+
+    monkeypatch.setattr(topics, "partition_counts", partition_counts)
+    monkeypatch.setattr(topics, "_create", create)
+    await topics.declare(settings)
+    assert made[settings.deliveries_changelog_topic] == 12
 
 
 async def test_fewer_partitions_than_configured_is_a_warning(
