@@ -226,6 +226,7 @@ async def test_the_page_of_an_order_says_that_open_letters_are_not_known(served:
         ("/dead-letters/discard",
          {"filter": {}, "dry_run": False, "actor": "a\x07b"}, "printable"),
         ("/fallback/requeue", {"positions": ["one"]}, "must be a whole number"),
+        ("/fallback/discard", {"positions": ["1:LOST"]}, "must be one of"),
         ("/fallback/requeue", {"filter": {}}, "must have the status FAILED"),
         ("/fallback/discard", {"filter": {"status": "PENDING"}}, "must have the status FAILED"),
         ("/fallback/discard", {"filter": {"status": "LOST"}}, "must be one of"),
@@ -408,6 +409,17 @@ async def test_rows_that_are_requeued_meanwhile_are_not_discarded(
     assert (status, answer["changed"]) == (200, 1)
     assert "1 were left: their status allows it no more" in answer["text"]
     assert await served.table.count(RowFilter(status=Status.PENDING)) == 2  # one was so before
+
+
+async def test_rows_that_were_requeued_since_the_page_was_shown(served: Served) -> None:
+    """They are not discarded: the page names them with the status that it shows."""
+    failed = {row.id for row in await served.table.find(RowFilter(status=Status.FAILED))}
+    again, *others = failed
+    await served.table.requeue([again])
+    wanted = {"positions": [f"{one}:FAILED" for one in failed], "dry_run": False, "actor": "Bob"}
+    _, answer = await served.ask("/fallback/discard", wanted)
+    assert answer["changed"] == len(others)
+    assert [row.status for row in await served.table.find(RowFilter(ids=failed))] == ["PENDING"]
 
 
 async def test_another_worker_may_pause_by_its_signature_only(served: Served) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -250,7 +250,7 @@ class Changes:
     async def _of_rows(self, request: web.Request, body: Body) -> dict[str, Any]:
         action = request.match_info["action"]
         ids = _ids(body)
-        wanted = RowFilter(ids=ids) if ids is not None else row_filter(_filter(body, ROW_QUERY))
+        wanted = row_filter(_filter(body, ROW_QUERY)) if ids is None else RowFilter(ids=ids.keys())
         if ids is None and wanted.status is not Status.FAILED:
             raise BadQuery("a filter must have the status FAILED; other rows are named by their id")
         count = await self.rows.count(wanted)
@@ -259,13 +259,19 @@ class Changes:
             lost = "" if action == "requeue" else " They are nowhere else."
             return {"text": f"{count:,} rows will be {verb}.{lost}"}
         actor, reason = _actor(request, body), body.reason.strip()
-        requeues = action == "requeue"
-        apply = self.rows.requeue if requeues else partial(self.rows.discard, status=wanted.status)
         changed = 0
         refused = ""
         try:
             async for page in self.rows.pages(wanted):
-                changed += len(await apply({row.id for row in page}))
+                # A row may have been requeued since a person saw it. It must not be discarded.
+                seen: dict[Status | None, set[int]] = {}
+                for row in page:
+                    status = wanted.status if ids is None else ids[row.id]
+                    seen.setdefault(status, set()).add(row.id)
+                for status, of_status in seen.items():
+                    discard = partial(self.rows.discard, status=status)
+                    apply = self.rows.requeue if action == "requeue" else discard
+                    changed += len(await apply(of_status))
         except RelayError as error:
             if not changed:
                 raise
@@ -412,7 +418,13 @@ def _positions(body: Body) -> tuple[LetterPosition, ...] | None:
         raise BadQuery(f"position {error}") from None
 
 
-def _ids(body: Body) -> Collection[int] | None:
+def _ids(body: Body) -> dict[int, Status | None] | None:
+    """Return the rows that are named, each with the status that a person saw, if it is given."""
     if body.positions is None:
         return None
-    return {whole_number("positions: the id", str(one)) for one in body.positions}
+    found: dict[int, Status | None] = {}
+    for one in body.positions:
+        row_id, _, status = str(one).partition(":")
+        seen = row_filter({"status": status}).status
+        found[whole_number("positions: the id", row_id)] = seen
+    return found
