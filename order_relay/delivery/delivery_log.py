@@ -33,7 +33,7 @@ class DeliveryLog:
         """Start without any condition."""
         self.conditions: set[str] = set()
         self._logged_at: dict[str, float] = {}
-        self._key_failure_logged = False
+        self._failures: set[str] = set()
 
     # --- one record -----------------------------------------------------------------------------
 
@@ -45,17 +45,12 @@ class DeliveryLog:
         """Log a record with the event id of another one."""
         logger.warning(_line("Event id is that of another record, its own place is used", record))
 
-    def key_failed(self, record: Record, error: BaseException) -> None:
-        """Log, the first time, that the consumer's own function for the key failed."""
-        if not self._key_failure_logged:
-            self._key_failure_logged = True
-            logger.warning(
-                _line(
-                    "Consumer's key= failed, the record's own key is used instead",
-                    record,
-                    detail=traceback.format_exception_only(error)[-1].strip(),
-                )
-            )
+    def function_failed(self, failure: str, record: Record, error: BaseException) -> None:
+        """Log a failure of the consumer's own function ``key`` or ``subject``, the first time."""
+        if failure not in self._failures:
+            self._failures.add(failure)
+            detail = traceback.format_exception_only(error)[-1].strip()
+            logger.warning(_line(failure, record, detail=detail))
 
     def retrying(
         self, record: Record, answer: Answer, failures: int, wait_seconds: float, breaker: Breaker

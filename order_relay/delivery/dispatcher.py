@@ -65,6 +65,9 @@ _NOT_SENT = Outcome(delivered=True, attempts=0, duplicate=True)
 
 logger = logging.getLogger(__name__)
 
+KEY_FAILED = "Consumer's key= failed, the record's own key is used instead"
+SUBJECT_FAILED = "Consumer's subject= failed, the deliveries table does not know such events"
+
 
 class _Work(msgspec.Struct, eq=False):
     """A record that is being delivered, and its attempts so far.
@@ -169,7 +172,7 @@ class Dispatcher:
         self._tracer = tracer
         self._consumer = consumer
         self._decode = events.decode
-        self._subject = events.subject
+        self._events, self._subject = events, events.subject
         self._key = key
         self._dead_letters = dead_letters
         self._observer = observer
@@ -292,7 +295,7 @@ class Dispatcher:
             except InvalidEvent:
                 pass  # reported in its delivery
             except BaseException as error:  # noqa: BLE001 - the consumer's own code
-                self._log.key_failed(record, error)
+                self._log.function_failed(KEY_FAILED, record, error)
         if key is None:
             return record.topic, record.partition, None, record.offset
         return record.topic, record.partition, key
@@ -377,6 +380,8 @@ class Dispatcher:
             await self._dead_letter(work, broken_record_letter(record, error, self._now()))
             return
         order_id = work.order_id = self._subject(work.event)
+        if order_id is None and self._events.subject_error is not None:
+            self._log.function_failed(SUBJECT_FAILED, record, self._events.subject_error)
         if record.headers:
             record = work.record = self._without_foreign_id(record, order_id)
         if self._is_delivered(record, order_id):

@@ -46,7 +46,10 @@ class Events:
     Attributes:
         subject: Returns an event's id, such as an order's, for the deliveries table; ``None`` if
             there is no valid one.
+        subject_error: What the consumer's own ``subject`` raised last; ``None``: nothing yet.
     """
+
+    subject_error: BaseException | None = None
 
     def __init__(
         self,
@@ -63,12 +66,20 @@ class Events:
         self._name = "an ORDER_PAID event" if kind is OrderPaid else f"a {kind.__name__}"
         self._decoder = None if kind is bytes else msgspec.json.Decoder(kind)
         self.subject: Callable[[Any], OrderId | None] = (
-            partial(_checked, subject)
+            partial(self._subject, subject)
             if subject is not None
             else attrgetter("orderId")
             if kind is OrderPaid
             else _order_id
         )
+
+    def _subject(self, subject: Callable[[Any], OrderId | None], event: object) -> OrderId | None:
+        try:
+            found = subject(event)
+        except BaseException as error:  # noqa: BLE001 - the consumer's own code
+            self.subject_error = error
+            return None
+        return _checked(found)
 
     def decode(self, value: bytes | None) -> Any:
         """Decode a record's value, and return the event.
@@ -152,12 +163,11 @@ def paid_moment(event: object) -> datetime | None:
 
 
 def _order_id(event: object) -> OrderId | None:
-    return _checked(attrgetter("orderId"), event)
+    return _checked(_found(attrgetter("orderId"), event))
 
 
-def _checked(subject: Callable[[Any], Any], event: object) -> OrderId | None:
+def _checked(found: Any) -> OrderId | None:
     """Return an event's id, if it is a valid one."""
-    found = _found(subject, event)
     if isinstance(found, str):
         return str.__str__(found) if is_order_id(found) else None  # of a subclass: the plain text
     # Text of a huge number cannot be made.

@@ -179,6 +179,18 @@ async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -
     assert "detail=\"AttributeError: 'Refund' object has no attribute 'nothing'\"" in caplog.text
 
 
+async def test_a_subject_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The events are delivered, without an id; none at all is no failure."""
+    consumer = consumer_of(calls := Calls(), Events(Refund, subject=lambda refund: None))
+    await consumer.deliver(record(0, "a", value=b'{"refundId":1}'))
+    assert "subject=" not in caplog.text
+    consumer = consumer_of(calls, Events(Refund, subject=lambda refund: refund.nothing))
+    await consumer.deliver(*(record(n, "a", value=b'{"refundId":1}') for n in (1, 2)))
+    assert len(calls.seen) == 3
+    assert caplog.text.count("Consumer's subject= failed") == 1
+    assert "detail=\"AttributeError: 'Refund' object has no attribute 'nothing'\"" in caplog.text
+
+
 async def test_a_key_of_the_consumers_own_orders_events() -> None:
     """Two records with different keys are sent in order if ``key`` gives them the same one."""
     order: list[str] = []
