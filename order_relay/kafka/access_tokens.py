@@ -201,7 +201,8 @@ def _within_timeout(connected: socket.socket) -> Iterator[None]:
     def end() -> None:
         late.set()
         with suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)
+            # Not that of a TLS socket, which would make the thread that reads fail in odd ways.
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     timer = threading.Timer(TIMEOUT_SECONDS, end)
     timer.daemon = True

@@ -77,7 +77,7 @@ class Events:
         try:
             found = subject(event)
         except BaseException as error:  # noqa: BLE001 - the consumer's own code
-            self.subject_error = error
+            self.subject_error = error.with_traceback(None)  # which would keep the event
             return None
         return _checked(found)
 

@@ -4,10 +4,12 @@ import base64
 import json
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
@@ -123,7 +125,7 @@ def provider() -> Iterator[IdentityProvider]:
         yield running
 
 
-def _settings(url: str, secret: str) -> Settings:
+def _settings(url: str, secret: str, **more: Path) -> Settings:
     return load_settings(
         kafka_security_protocol="SASL_PLAINTEXT",
         kafka_sasl_mechanism="OAUTHBEARER",
@@ -131,6 +133,7 @@ def _settings(url: str, secret: str) -> Settings:
         kafka_sasl_oauth_client_id=ID,
         kafka_sasl_oauth_client_secret=secret,
         kafka_sasl_oauth_scope="kafka read",
+        **more,
     )
 
 
@@ -158,23 +161,33 @@ def test_a_token_is_granted(provider: IdentityProvider) -> None:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"])
+@pytest.mark.parametrize("authority", [None, trustme.CA()], ids=["http", "https"])
 def test_an_answer_that_comes_byte_by_byte(
-    beginning: bytes, monkeypatch: pytest.MonkeyPatch
+    beginning: bytes, authority: trustme.CA | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The time-out is that of the whole answer: all clients of the worker wait for it."""
     monkeypatch.setattr(access_tokens, "TIMEOUT_SECONDS", 0.5)
     ended = threading.Event()
+    scheme, options = "http", {}
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    if authority is not None:
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        scheme, options = "https", {"kafka_sasl_oauth_ca_file": tmp_path / "ca.pem"}
 
     def drip(listening: socket.socket) -> None:
         connection, _ = listening.accept()
+        if authority is not None:
+            connection = context.wrap_socket(connection, server_side=True)
         with connection, suppress(OSError):
             connection.sendall(beginning)
             while not ended.wait(0.05):
-                connection.sendall(b"H" if not beginning else b" ")
+                connection.sendall(b" " if beginning else b"H")
 
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as thread:
         thread.submit(drip, listening)
-        settings = _settings(f"http://127.0.0.1:{listening.getsockname()[1]}/token", SECRET)
+        url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/token"
+        settings = _settings(url, SECRET, **options)
         with pytest.raises(AccessTokenUnavailable, match=r"no whole answer within 0\.5 s"):
             request_token(settings)
         ended.set()
