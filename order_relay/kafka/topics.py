@@ -111,8 +111,9 @@ class Topics:
             return
         try:
             # The same partitions as the source: an entry is in the partition of its record.
-            count = await self._partition_count(settings.order_paid_topic)
-            await self._create(changelog, count or width, CHANGELOG_CONFIG)
+            source = settings.order_paid_topic
+            count = existing.get(source) or await self._partition_count(source) or width
+            await self._create(changelog, count, CHANGELOG_CONFIG)
         except KafkaException as error:
             if error.args[0].code() in UNREACHABLE:
                 raise

@@ -36,6 +36,7 @@ PING_INTERVAL_SECONDS = 2.0
 PING_TIMEOUT_SECONDS = 6.0
 # So many unanswered pings in a row make an outage.
 PINGS_UNTIL_OUTAGE = 2
+SENDER_LEFT = "An event whose sender had left was lost: %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,4 +303,4 @@ class Publisher:
 
 def _log_error(task: asyncio.Task[PublishResult]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("An event whose sender had left was lost: %s", error)
+        logger.error(SENDER_LEFT, error)

@@ -19,7 +19,7 @@ from order_relay.errors import InvalidEvent, PublishFailed, RecordTooLarge
 from order_relay.logs.log_line import LogLine
 from order_relay.model.headers import EVENT_ID_HEADER, Header
 from order_relay.model.trace_context import TRACEPARENT, TRACESTATE, of_request
-from order_relay.publishing.publisher import Published, Publisher, PublishResult
+from order_relay.publishing.publisher import SENDER_LEFT, Published, Publisher, PublishResult
 from order_relay.web.access import Access
 from order_relay.web.request_body import BODY_SECONDS, Refused, read_body
 
@@ -100,7 +100,7 @@ class OrderPaidPage:
                 raise Refused(413, str(error)) from error
             except PublishFailed as error:
                 if request.transport is None or request.transport.is_closing():
-                    logger.error("An event whose sender had left was lost: %s", error)
+                    logger.error(SENDER_LEFT, error)
                 raise Refused(
                     503, str(error), retry_after=FAILED_RETRY_SECONDS, eventId=error.event_id
                 ) from error

@@ -29,7 +29,10 @@ FAILURES = ("FAILED ", "ERROR ", "SUBFAILED")
 
 @pytest.mark.parametrize("required", ["1", "0"])
 def test_a_skip_of_any_kind_fails_where_all_is_required(tmp_path: Path, required: str) -> None:
-    """The failure has the reason; an expected failure is no skip. Elsewhere nothing fails."""
+    """The failure has the reason; an expected failure does not count as a skip.
+
+    Elsewhere nothing fails.
+    """
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
     for name, body in (SKIPS | {"xfail": XFAIL}).items():
         (tmp_path / f"test_{name}.py").write_text(f"import pytest\n{body}\n")

@@ -93,7 +93,7 @@ async def test_a_broker_that_does_not_know_the_topic_yet(monkeypatch: pytest.Mon
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     async def create(name: str, partitions: int, config: dict[str, str]) -> None:
-        made[name] = partitions  # the source exists, which is no error
+        made[name] = partitions  # succeeds for an existing topic, too
 
     monkeypatch.setattr(topics, "partition_counts", partition_counts)
     monkeypatch.setattr(topics, "_create", create)

@@ -203,7 +203,7 @@ def test_one_that_would_not_run(source: str, tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidConsumer, match="consumer coupons would not run: each Consumer"):
         import_modules(["agents"], str(tmp_path))
-    # A consumer that is declared after the import is no error.
+    # A consumer may be declared after the import.
     assert isinstance(consumer(), Consumer)
 
 

@@ -180,7 +180,7 @@ async def test_a_key_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -
 
 
 async def test_a_subject_that_fails_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The events are delivered, without an id; none at all is no failure."""
+    """The events are delivered without an id. A subject may return None."""
     consumer = consumer_of(calls := Calls(), Events(Refund, subject=lambda refund: None))
     await consumer.deliver(record(0, "a", value=b'{"refundId":1}'))
     assert "subject=" not in caplog.text

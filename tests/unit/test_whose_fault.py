@@ -188,7 +188,7 @@ async def test_a_target_that_hangs_in_waves(works: float, hangs: float) -> None:
 async def test_a_target_that_refuses_a_share_at_any_rate(
     share: float, good_seconds: float, limit: float, retry_after_seconds: float
 ) -> None:
-    """One instance throttles, or all do, always or for 4 s now and then: that is no rate limit.
+    """One instance throttles, or all do, always or for 4 s now and then. This is not a rate limit.
 
     (Before, the rate fell: after 4,000 s 2,600 of 3,000 were delivered if 3 of 10 were refused,
     and 1,200 if half were. Waves took up to 1,500 s, and 7,600 s if all were refused in them.)

@@ -11,7 +11,6 @@ import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -269,9 +268,11 @@ class Changes:
                     status = wanted.status if ids is None else ids[row.id]
                     seen.setdefault(status, set()).add(row.id)
                 for status, of_status in seen.items():
-                    discard = partial(self.rows.discard, status=status)
-                    apply = self.rows.requeue if action == "requeue" else discard
-                    changed += len(await apply(of_status))
+                    if action == "requeue":
+                        done = await self.rows.requeue(of_status)
+                    else:
+                        done = await self.rows.discard(of_status, status)
+                    changed += len(done)
         except RelayError as error:
             if not changed:
                 raise
