@@ -12,6 +12,9 @@ SHORT_WAIT_SECONDS = 1.0
 # After this many failed probes with records that were never sent, bad records alone do not explain
 # the failures: then these records wait for the probe interval, too.
 MAX_SHORT_WAITS = 5
+# From then on, after so many of them comes one that has failed before: a target may refuse each
+# record at first, and accept it when it is sent again.
+PROBES_BETWEEN_RETRIES = 3
 
 
 class BreakerState(IntEnum):
@@ -61,7 +64,7 @@ class Breaker:
         """When an attempt succeeded last, or the start."""
         self._probe_at = 0.0
         self._never_sent_probe_at = 0.0
-        self._never_sent_probes = 0
+        self._never_sent_probes = self._before_retry = 0
         self.outages = 0
         """How often it opened; the tickets of all probes of an outage have its number."""
         self._probes_out = 0
@@ -86,6 +89,12 @@ class Breaker:
         due = self._never_sent_probe_at if never_sent else self._probe_at
         return max(due - self._clock(), 0.0)
 
+    @property
+    def retry_is_next(self) -> bool:
+        """Whether the next probe is a record that has failed before, if there is one."""
+        probes = self._never_sent_probes
+        return probes > MAX_SHORT_WAITS and probes - self._before_retry >= PROBES_BETWEEN_RETRIES
+
     def begin_probe(self, *, never_sent: bool) -> int:
         """Register a new probe and return its ticket; earlier ones may still be under way.
 
@@ -94,6 +103,8 @@ class Breaker:
         now = self._clock()
         self._probe_at = now + self._vary(self._interval_seconds)
         self._never_sent_probes += never_sent
+        if not never_sent:
+            self._before_retry = self._never_sent_probes
         short = self._never_sent_probes <= MAX_SHORT_WAITS
         short_wait_seconds = self._vary(self._short_wait_seconds)
         self._never_sent_probe_at = now + short_wait_seconds if short else self._probe_at
@@ -121,7 +132,7 @@ class Breaker:
         self.succeeded_at = self._clock()
         self._first_failures = self._failures = 0
         if not self.closed:
-            self.failed_probes = self._never_sent_probes = 0
+            self.failed_probes = self._never_sent_probes = self._before_retry = 0
             self._probes_out = 0
             self._move(BreakerState.CLOSED)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ class _Waiter(NamedTuple):
 
 
 _number = itemgetter(0)
+_failures_and_number = itemgetter(1, 0)
 
 
 class Gate:
@@ -31,8 +32,8 @@ class Gate:
     arrives anew, since it may be refused again. The first after a refusal is one that was never
     sent, if there is one: the others may be refused for ever. While the breaker is not closed, they
     are probes. Records that were never sent come first, alternating between the newest and the
-    oldest, since either end may be full of hopeless ones. Then comes the record with the fewest
-    failures.
+    oldest, since either end may be full of hopeless ones. Then, and now and then before them (see
+    ``Breaker.retry_is_next``), comes the record with the fewest failures.
     """
 
     def __init__(
@@ -48,19 +49,24 @@ class Gate:
         self._breaker = breaker
         self._pace = pace
         self._on_room = on_room
-        self._waiters: list[_Waiter] = []  # in order of arrival
+        # Both in order of arrival.
+        self._never_sent: list[_Waiter] = []
+        self._failed: list[_Waiter] = []
         self._timer: asyncio.TimerHandle | None = None
         self._serving = False
         self._newest_next = True
         self.paused = False
         """A person has paused the consumer: nothing is sent, probes neither."""
-        self.never_sent = 0
-        """Waiting records without an attempt."""
 
     @property
     def is_open(self) -> bool:
         """Whether everything may be sent at once."""
         return self._breaker.closed and self._pace.free and not self.paused
+
+    @property
+    def never_sent(self) -> int:
+        """Waiting records without an attempt."""
+        return len(self._never_sent)
 
     def join(self, number: int, failures: int) -> asyncio.Future[int]:
         """Add a record to those that wait.
@@ -74,9 +80,12 @@ class Gate:
             probe, or NO_PROBE.
         """
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        insort(self._waiters, _Waiter(number, failures, turn), key=_number)
-        self.never_sent += failures == 0
-        self.serve()
+        waiters = self._failed if failures else self._never_sent
+        insort(waiters, _Waiter(number, failures, turn), key=_number)
+        # With thousands that have failed, choosing among them each time would block the event loop.
+        # A probe that has its time is not sent sooner because of one more of them.
+        if self._timer is None or self._breaker.closed or not (failures or self._retry_is_next):
+            self.serve()
         return turn
 
     def leave(self, number: int, turn: asyncio.Future[int]) -> None:
@@ -97,7 +106,7 @@ class Gate:
             self._timer.cancel()
             self._timer = None
         self._serving = True
-        waited = len(self._waiters)
+        waited = self._count
         while (waiter := self._next()) is not None:
             never_sent = waiter.failures == 0
             wait = max(self._breaker.probe_wait(never_sent=never_sent), self._pace.wait_seconds())
@@ -112,23 +121,37 @@ class Gate:
                 ticket = self._breaker.begin_probe(never_sent=never_sent)
             waiter.turn.set_result(ticket)
         self._serving = False
-        if len(self._waiters) < waited:
+        if self._count < waited:
             self._on_room()
+
+    @property
+    def _count(self) -> int:
+        return len(self._never_sent) + len(self._failed)
+
+    @property
+    def _retry_is_next(self) -> bool:
+        return bool(self._failed) and self._breaker.retry_is_next
 
     def _next(self) -> _Waiter | None:
         """Return the record that is sent next."""
-        waiting = (waiter for waiter in self._waiters if not waiter.turn.done())
+        new = _first(self._never_sent)
         if self._breaker.closed:
-            first = next(waiting, None)
-            if first is None or not first.failures or not self._pace.probing:
-                return first
-            return next((one for one in waiting if not one.failures), first)
-        return min(waiting, key=self._probe_order, default=None)
-
-    def _probe_order(self, waiter: _Waiter) -> tuple[int, int]:
-        last_first = self._newest_next and not waiter.failures
-        return waiter.failures, -waiter.number if last_first else waiter.number
+            old = _first(self._failed)
+            if new is None or old is None:
+                return new or old
+            return new if self._pace.probing else min(new, old, key=_number)
+        if new is not None and not self._retry_is_next:
+            return _first(reversed(self._never_sent)) if self._newest_next else new
+        failed = (waiter for waiter in self._failed if not waiter.turn.done())
+        return min(failed, key=_failures_and_number, default=new)
 
     def _remove(self, number: int) -> None:
-        waiter = self._waiters.pop(bisect_left(self._waiters, number, key=_number))
-        self.never_sent -= waiter.failures == 0
+        for waiters in (self._never_sent, self._failed):
+            place = bisect_left(waiters, number, key=_number)
+            if waiters[place : place + 1] and waiters[place].number == number:
+                del waiters[place]
+
+
+def _first(waiters: Iterable[_Waiter]) -> _Waiter | None:
+    """Return the first one that still waits: its delivery may have been cancelled."""
+    return next((waiter for waiter in waiters if not waiter.turn.done()), None)

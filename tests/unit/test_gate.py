@@ -1,6 +1,7 @@
 """Which record is sent next while the target cannot take everything."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -104,3 +105,41 @@ async def test_a_hold_holds_probes_back_too() -> None:
     await guarded.gate.join(1, 0)
 
     assert asyncio.get_running_loop().time() == 30.0
+
+
+async def test_thousands_that_have_failed_are_not_gone_through_for_each_one() -> None:
+    """They come at once when the breaker opens; the one that probes next is chosen once."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    asked = 0
+    probe_wait = guarded.breaker.probe_wait
+
+    def counting(*, never_sent: bool) -> float:
+        nonlocal asked
+        asked += 1
+        return probe_wait(never_sent=never_sent)
+
+    guarded.breaker.probe_wait = counting  # type: ignore[method-assign]
+    turns = [guarded.gate.join(number, 1 + number % 3) for number in range(1, 2000)]
+    assert asked == 1
+
+    await asyncio.sleep(1.0)
+    assert [number for number, turn in enumerate(turns, 1) if turn.done()] == [3]
+
+
+async def test_among_orders_never_sent_a_retry_probes_now_and_then() -> None:
+    """After six of them, then after each three: the target may accept only what is repeated."""
+    guarded = Guarded()
+    guarded.open_breaker()
+    new = [(f"new-{number}", number, 0) for number in range(1, 11)]
+
+    await asyncio.gather(
+        *(
+            guarded.fail(*one)
+            for one in (*new, ("twice", 20, 2), ("once", 21, 1), ("thrice", 22, 3))
+        )
+    )
+
+    names = [name for name, _ in guarded.order]
+    assert [names.index(name) for name in ("once", "twice", "thrice")] == [6, 10, 12]
+    assert all(late - early <= 5.0 for (_, early), (_, late) in pairwise(guarded.order))
