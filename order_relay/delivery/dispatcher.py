@@ -505,7 +505,8 @@ class Dispatcher:
             return "rejected"
         lane.failing = True
         if answer.failure == "timeout":
-            self.concurrency.timed_out(work.sent_at, outage=not self.breaker.closed)
+            if not self.health.is_quick(self.last_activity - work.sent_at):
+                self.concurrency.timed_out(work.sent_at, outage=not self.breaker.closed)
             if self.last_activity - self.breaker.succeeded_at >= HANGING_SECONDS:
                 self._lanes.start_slowly(self.last_activity - work.sent_at)
         else:

@@ -130,6 +130,7 @@ class Lanes:
         # Seconds between two slots in a slow start, and how many may be handed out now.
         self._slot_seconds = 0.0
         self._allowed = 0
+        self._retry_was_last = False
         self._timer: asyncio.TimerHandle | None = None
         self.starts_slowly = False
         """Whether slots are handed out one after another."""
@@ -184,6 +185,7 @@ class Lanes:
         lane.task = self.loop.create_task(self.run(lane))
         self.in_flight += 1
         self._allowed -= 1
+        self._retry_was_last = False
 
     def records(self) -> list[Record]:
         """Return every record in memory."""
@@ -298,11 +300,15 @@ class Lanes:
             self._retrying -= 1
 
     def _hand_out_slots(self) -> None:
-        """Give free slots to the lanes that have waited longest; half at most to retries."""
+        """Give free slots to the lanes that have waited longest; half at most to retries.
+
+        In a slow start, after a retry the next slot is left to new records until there are two:
+        retries that fail at once would use all.
+        """
         while self._has_slot:
             if self._slot_queue:
                 queue = self._slot_queue
-            elif self._retry_queue and self._retrying < max(self._limit // RETRY_SHARE, 1):
+            elif self._retry_queue and self._may_retry:
                 queue = self._retry_queue
             else:
                 self.notify()
@@ -314,7 +320,14 @@ class Lanes:
                 lane.has_slot = True
                 lane.retries = lane.failing
                 self._retrying += lane.failing
+                self._retry_was_last = lane.failing
                 turn.set_result(None)
+
+    @property
+    def _may_retry(self) -> bool:
+        if self.starts_slowly and self._retry_was_last and self._allowed == 1:
+            return False
+        return self._retrying < max(self._limit // RETRY_SHARE, 1)
 
     async def take_slot(self, lane: Lane) -> None:
         """Wait for a slot."""

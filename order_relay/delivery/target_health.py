@@ -26,6 +26,10 @@ GIVE_UP_PROBABILITY = 1e-4
 MAX_EXPLAINED = GIVE_UP_PROBABILITY * (1.0 + 1e-9)  # rounding
 # A 404 is the record's own fault only if at most this share of other keys' first attempts fails.
 MAX_SHARE_FAILED_FOR_GONE = 0.2
+# A time-out does not come from too many attempts at a time if one that was sent in this last part
+# of it has already succeeded, and at most this share of first attempts fails.
+QUICK_PART = 0.1
+MAX_SHARE_FAILED_IF_QUICK = 0.5
 
 
 class TargetState(StrEnum):
@@ -297,6 +301,11 @@ class TargetHealth:
         for doubt in [one for one in self._doubts if one.sent_at <= sent_at]:
             doubt.next_worked = worked
             self._doubts.remove(doubt)
+
+    def is_quick(self, seconds: float) -> bool:
+        """Whether others were answered quickly when an attempt timed out, after ``seconds``."""
+        quick = self._clock() - self._worked_at <= QUICK_PART * seconds
+        return quick and self.share_failed <= MAX_SHARE_FAILED_IF_QUICK
 
     def fails_for_others(self, key: Hashable) -> bool:
         """Whether first attempts of other keys failed in the last minute, too."""
