@@ -42,6 +42,9 @@ STILL_REFUSED = 0.33
 MAX_REFUSED = 0.75
 JUDGED_ATTEMPTS = 50
 USELESS_SECONDS = 300.0
+# Nor do they if this share of them, and this many, came from keys that have a limit of their own.
+EXCUSED_SHARE = 0.5
+MIN_EXCUSED = 4
 # A cut never goes below what the target accepted on average in this time.
 AVERAGE_SECONDS = 16.0
 
@@ -112,6 +115,8 @@ class Pace:
         # The share of refusals when the limit was learned, and what was seen since then.
         self._share_at_first = 0.0
         self._seen_refused = self._seen_accepted = 0
+        # Refusals since then, and those of keys that turned out to have a limit of their own.
+        self._cuts = self._excused = 0
         # Until then that share shows no limit.
         self._no_limit_until = float("-inf")
         # When sending began after each pause, and what was accepted until the next one.
@@ -189,8 +194,8 @@ class Pace:
 
     def refused(
         self, sent_at: float, retry_after_seconds: float, under_way: int | None = None
-    ) -> None:
-        """Report a throttled attempt.
+    ) -> bool:
+        """Report a throttled attempt; returns whether it may lower the rate.
 
         Args:
             sent_at: When it was sent. An attempt that was under way at the last refusal only helps
@@ -203,7 +208,7 @@ class Pace:
             self._under_way_refused += 1
             self._held_until = max(self._held_until, now + retry_after_seconds)
             self._tokens_at = self._held_until
-            return
+            return False
         self._advance(now)
         soon = self._accepted <= MAX_ACCEPTED_BETWEEN
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if soon else 1
@@ -218,6 +223,19 @@ class Pace:
             self._hold(now, retry_after_seconds or SHORT_HOLD_SECONDS)
         else:
             self._learn(now)
+        return True
+
+    def excuse(self, refusals: int) -> None:
+        """Report that so many refusals were of a key that has a limit of its own."""
+        self._refusals_in_a_row = max(self._refusals_in_a_row - refusals, 0)
+        if self._start == math.inf:
+            return
+        self._excused += refusals
+        if self._excused >= max(EXCUSED_SHARE * self._cuts, MIN_EXCUSED):
+            share = self._cuts / max(self._cuts + self._seen_accepted + self._accepted, 1)
+            self._remove_limit()
+            self._share_at_first = share
+            self._no_limit_until = self._clock() + USELESS_SECONDS
 
     def ended(self, sent_at: float) -> None:
         """Report an attempt that ended otherwise, for example with 500: nothing is due of it."""
@@ -292,6 +310,7 @@ class Pace:
             self._target = self._start = max(self._start, self._before_cut)
         self._target = max(self._target, MIN_RATE)
         self._start = max(self._start, MIN_RATE)
+        self._cuts += 1
         if rate < math.inf:
             self._seen_refused += 1
             self._seen_accepted += self._accepted
@@ -330,6 +349,7 @@ class Pace:
         self._useless_cuts = 0
         self._before_cut = 0.0
         self._seen_refused = self._seen_accepted = 0
+        self._cuts = self._excused = 0
         self._periods.clear()
         self._second_began = self._clock()
         self._this_second = self._second_before = 0

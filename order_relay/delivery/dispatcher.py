@@ -483,9 +483,12 @@ class Dispatcher:
         if self._batches is None:
             if own:
                 self.pace.ended(work.sent_at)
+                self.pace.excuse(lane.cuts)
+                lane.cuts = 0
             else:
-                under_way = self._lanes.in_flight - 1
-                self.pace.refused(work.sent_at, answer.retry_after_seconds, under_way)
+                lane.cuts += self.pace.refused(
+                    work.sent_at, answer.retry_after_seconds, self._lanes.in_flight - 1
+                )
         self.health.throttled(answer, work.ticket)
         if own:
             await self._wait_for_retry(work, answer, work.refusals)
@@ -494,7 +497,8 @@ class Dispatcher:
             self._log.throttled(answer, wait, self.pace.rate, self.last_activity)
             # One line for a batch.
             self._retrying(work, answer, work.refusals, wait, logged=not answer.batch_index)
-        work.number = next(self._numbers)  # behind all that wait
+        if lane.refusals > MAX_REFUSALS:
+            work.number = next(self._numbers)  # behind all that wait
 
     async def _reason_to_give_up(self, work: _Work, answer: Answer) -> str:
         """Report a failed attempt; return why the record is given up, or an empty text."""
@@ -618,7 +622,7 @@ class Dispatcher:
         if self._log.conditions:
             self._log.succeeded(throttled=self.pace.throttled)
         if not work.refusals:
-            lane.refusals = 0
+            lane.refusals = lane.cuts = 0
         self._observer.delivered(self._paid_to_delivered_seconds(work.record, work.event))
         last = work.last
         self._finish(work, "", last.status if last else None, last.detail if last else "")

@@ -29,11 +29,11 @@ class Gate:
     """Holds the records that may not be sent yet.
 
     While the target throttles, they are sent in order of arrival, at its pace; one that was refused
-    arrives anew, since it may be refused again. The first after a refusal is one that was never
-    sent, if there is one: the others may be refused for ever. While the breaker is not closed, they
-    are probes. Records that were never sent come first, alternating between the newest and the
-    oldest, since either end may be full of hopeless ones. Then, and now and then before them (see
-    ``Breaker.retry_is_next``), comes the record with the fewest failures.
+    repeatedly arrives anew, since it may be refused again. The first after a refusal is one that
+    was never sent, if there is one: the others may be refused for ever. While the breaker is not
+    closed, they are probes. Records that were never sent come first, alternating between the newest
+    and the oldest, since either end may be full of hopeless ones. Then, and now and then before
+    them (see ``Breaker.retry_is_next``), comes the record with the fewest failures.
     """
 
     def __init__(

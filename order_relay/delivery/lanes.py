@@ -56,6 +56,7 @@ class Lane:
         failing: Whether the first record has failed before; ``deliver`` sets it.
         refusals: Refusals since a record was taken at its first attempt; ``deliver`` counts them.
         refused_at: When the last one came.
+        cuts: How many of them may have lowered the rate for all.
     """
 
     _lanes: Lanes
@@ -70,6 +71,7 @@ class Lane:
     failing: bool = False
     refusals: int = 0
     refused_at: float = math.inf
+    cuts: int = 0
     task: asyncio.Task[None] = field(init=False)
 
     def finishes_soon(self) -> bool:

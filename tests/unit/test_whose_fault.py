@@ -318,6 +318,32 @@ async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
     assert topic.given_up == []
 
 
+@pytest.mark.parametrize(("rate", "share"), [(10, 0.02), (30, 0.03), (50, 0.01), (100, 0.04)])
+@pytest.mark.parametrize("seed", [1, 3])
+async def test_a_few_orders_that_are_always_refused(rate: int, share: float, seed: int) -> None:
+    """At random, each with another key: this is no rate limit, and the others do not wait.
+
+    (The rate fell to 4 a second and stayed there: others waited 80 s on average, and up to 470 s.)
+    """
+    chance = random.Random(seed)
+
+    def answers(one: Record, at: float, attempt: int) -> Step:
+        if is_bad(one):
+            return refused(0.0)
+        return Step(answer(200), seconds=0.002 + 0.02 * chance.random())
+
+    topic = VirtualTopic(answers, max_queued=10_000)
+    for number in range(rate * 100):
+        topic.publish(f"{'bad' if chance.random() < share else 'good'}-{number}")
+        await asyncio.sleep(chance.expovariate(rate))
+
+    delays = topic.delays("good")
+    assert delays[-1] <= 15.0
+    assert delays[len(delays) * 95 // 100] <= 1.0
+    assert topic.given_up == []
+    await topic.stop()
+
+
 @pytest.mark.parametrize(
     ("one_in", "retry_after_seconds", "limit"),
     [(100, 0.0, 1.0), (10, 0.0, 15.0), (10, 5.0, 6.0), (3, 0.0, 20.0), (3, 1.0, 10.0)],
