@@ -1,11 +1,12 @@
 """The time limits of an attempt."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from order_relay.delivery.answer import Answer, Verdict
-from tests.integration.http_client import client, post, talking
+from tests.integration.http_client import BODY, client, post, talking
 from tests.support.raw_server import OK, Peer, RawServer, replies, unanswered
 from tests.support.waiting import eventually
 
@@ -143,3 +144,44 @@ async def test_an_answer_that_came_while_the_process_stood_still(
         monkeypatch.setattr(loop, "time", lambda: now() + 10)
         may_answer.set()
         assert (await posting).verdict is Verdict.SUCCESS
+
+
+async def test_connecting_while_the_process_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standstill counts neither for the time to connect nor for that of the attempt."""
+    loop = asyncio.get_running_loop()
+    now, find = loop.time, loop.getaddrinfo
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow_find(*args: Any, **more: Any) -> Any:
+        asked.set()
+        await may_answer.wait()
+        return await find(*args, **more)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0.5)  # longer than the interval at which time limits are checked
+        await peer.send(OK)
+
+    monkeypatch.setattr(loop, "getaddrinfo", slow_find)
+    async with RawServer(script) as server, client(server.url, timeout_seconds=5) as http:
+        posting = asyncio.create_task(http.post(BODY, "key"))
+        await asked.wait()
+        monkeypatch.setattr(loop, "time", lambda: now() + 100)
+        may_answer.set()
+        answer = await posting
+        assert (answer.verdict, answer.detail) == (Verdict.SUCCESS, "")
+
+
+@pytest.mark.parametrize("failure", ["connect", "timeout"])
+async def test_a_loop_that_is_always_late_times_out_too(
+    monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    """Standstills without an end do not extend an attempt for ever."""
+    loop = asyncio.get_running_loop()
+    now, began = loop.time, loop.time()
+    monkeypatch.setattr(loop, "time", lambda: began + 60 * (now() - began))
+    with unanswered() as port:
+        async with RawServer(lambda peer: peer.end()) as server:
+            url = server.url if failure == "timeout" else f"http://127.0.0.1:{port}"
+            async with client(url, timeout_seconds=1) as http:
+                is_late(await http.post(BODY, "key"), failure, "1 s")

@@ -46,6 +46,30 @@ async def _post(url: str, ca_file: Path | None) -> Answer:
         return await http.post(BODY, "key")
 
 
+async def test_a_handshake_while_the_process_stood_still(
+    tls_sink: ScriptedSink, ca_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standstill of minutes leaves the handshake its time."""
+    loop = asyncio.get_running_loop()
+    now, began, may_answer = loop.time, asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        hello = await peer.some()
+        began.set()
+        await may_answer.wait()
+        await peer.pass_on(tls_sink.port, hello)
+
+    async with RawServer(script) as server:
+        url = server.url.replace("http:", "https:")
+        async with client(url, ca_file=ca_file) as http:
+            posting = asyncio.create_task(http.post(BODY, "key"))
+            await began.wait()
+            monkeypatch.setattr(loop, "time", lambda: now() + 100)
+            may_answer.set()
+            answer = await posting
+            assert (answer.verdict, answer.detail) == (Verdict.SUCCESS, "")
+
+
 async def test_a_certificate_that_does_not_match_is_refused(
     tls_sink: ScriptedSink, ca_file: Path, tmp_path: Path
 ) -> None:

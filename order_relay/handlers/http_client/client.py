@@ -25,11 +25,14 @@ USE_ONCE_SECONDS = 60.0
 # request then goes elsewhere: such a connection is closed, one in this time, or is used last.
 INSTANCE_STATUSES = frozenset({401, 403, 404, 408, 429, *range(500, 600)})
 REPLACE_SECONDS = 0.1
-# Interval at which the deadlines of all requests are checked.
+# Interval at which the deadlines of all connects and requests are checked.
 SWEEP_SECONDS = 0.25
-# After the process or its event loop stood still for this long, answers that have arrived meanwhile
-# are read before requests time out.
-STANDSTILL_SECONDS = 1.0
+# Maximum intervals that deadlines count from one check to the next. If more time passed, the
+# process or its event loop stood still, which is not the target's fault.
+COUNTED_INTERVALS = 2
+# Longer than any connect may take. asyncio's default limit for the TLS handshake, 60 s, would count
+# a standstill.
+HANDSHAKE_SECONDS = 86_400.0
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +92,13 @@ class HttpClient:
         self._free: list[Connection] = []
         self._replace_at = float("-inf")
         self._use_once_until = float("-inf")
-        self._sweep_seconds = min(timeout_seconds / 20, SWEEP_SECONDS)
+        # Connects under way, with their deadlines.
+        self._connecting: dict[asyncio.Timeout, float] = {}
+        self._sweep_seconds = min(timeout_seconds / 20, connect_timeout_seconds / 20, SWEEP_SECONDS)
         self._sweeping = False
-        self._swept_at = float("inf")
+        self._swept_at = 0.0
+        # The clock of deadlines, in seconds. Sweeps advance it, so that it stops in a standstill.
+        self._clock = 0.0
 
     async def send(self, request: bytes) -> Response:
         """Send a request and return its answer.
@@ -108,7 +115,7 @@ class HttpClient:
         self._requests += 1
         connection = None
         try:
-            deadline = self._loop.time() + self._timeout_seconds
+            deadline = self._clock + self._timeout_seconds
             connection = self._take()
             if connection is not None:
                 try:
@@ -127,7 +134,7 @@ class HttpClient:
 
     async def connect(self) -> None:
         """Make a connection and close it, without a request; raises ``ConnectionNotMade``."""
-        (await self._connect(self._loop.time() + self._timeout_seconds)).close()
+        (await self._connect(self._clock + self._timeout_seconds)).close()
 
     def close(self) -> None:
         """Close all connections; the caller cancels requests under way."""
@@ -195,14 +202,15 @@ class HttpClient:
         return None
 
     async def _connect(self, deadline: float) -> Connection:
+        limit = asyncio.timeout(None)
+        self._connecting[limit] = min(deadline, self._clock + self._connect_timeout_seconds)
+        self._start_sweeping()
         try:
-            async with asyncio.timeout_at(
-                min(deadline, self._loop.time() + self._connect_timeout_seconds)
-            ):
+            async with limit:
                 connection = await self._open()
         except TimeoutError as error:
-            limit = min(self._connect_timeout_seconds, self._timeout_seconds)
-            text = f"no connection to {self._place} within {limit:g} s"
+            seconds = min(self._connect_timeout_seconds, self._timeout_seconds)
+            text = f"no connection to {self._place} within {seconds:g} s"
             if self._addresses.are_known:
                 raise ConnectionNotMade(text) from error
             # The resolver gives up later than we do.
@@ -211,12 +219,11 @@ class HttpClient:
         except OSError as error:
             text = str(error) or "closed during the TLS handshake"
             raise ConnectionNotMade(f"no connection to {self._place}: {text}") from error
+        finally:
+            self._connecting.pop(limit, None)
         if connection.is_open:  # otherwise it was lost already
             self._connections.add(connection)
-        if not self._sweeping:
-            self._sweeping = True
-            self._swept_at = self._loop.time()
-            self._loop.call_later(self._sweep_seconds, self._sweep)
+            self._start_sweeping()
         return connection
 
     async def _open(self) -> Connection:
@@ -232,24 +239,37 @@ class HttpClient:
                 ssl=self._tls,
                 # Certificates have no dot at the end of a name (RFC 6066, 3).
                 server_hostname=self._host.rstrip(".") if self._tls else None,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
             )
         except BaseException:
             sock.close()
             raise
         return connection
 
+    # --- time limits ----------------------------------------------------------------------------
+
+    def _start_sweeping(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._swept_at = self._loop.time()
+            self._loop.call_later(self._sweep_seconds, self._sweep)
+
     def _sweep(self) -> None:
-        """Time out late requests, and close idle connections."""
+        """Time out late connects and requests, and close idle connections."""
         now = self._loop.time()
-        stood_still = now >= self._swept_at + self._sweep_seconds + STANDSTILL_SECONDS
-        # Once only: a loop that is always late times requests out, too.
-        self._swept_at = float("inf") if stood_still else now
+        # By the time of the last sweep: answers that arrived in a standstill are read first.
+        for limit, deadline in list(self._connecting.items()):
+            if self._clock >= deadline:
+                del self._connecting[limit]
+                limit.reschedule(now)
         for connection in list(self._connections):
             if connection.is_busy:
-                if now >= connection.deadline and not stood_still:
+                if self._clock >= connection.deadline:
                     connection.expire()
             elif now >= connection.free_since + IDLE_SECONDS:
                 connection.close()
-        self._sweeping = bool(self._connections)
+        self._clock += min(now - self._swept_at, COUNTED_INTERVALS * self._sweep_seconds)
+        self._swept_at = now
+        self._sweeping = bool(self._connections or self._connecting)
         if self._sweeping:
             self._loop.call_later(self._sweep_seconds, self._sweep)

@@ -127,9 +127,9 @@ class Connection(asyncio.Protocol):
     """A connection of an ``HttpClient``.
 
     Attributes:
-        deadline: When the answer must be complete, by the loop's clock.
-        ends_at: When the connection is no longer reused, by that clock.
-        free_since: When it was last returned to the client, by that clock.
+        deadline: When the answer must be complete, by the client's clock.
+        ends_at: When the connection is no longer reused, by the loop's clock.
+        free_since: When it was last returned to the client, by the loop's clock.
     """
 
     def __init__(
