@@ -52,6 +52,8 @@ from order_relay.settings.secret_files import (
 MAX_INT = 2**31 - 1
 LogFormat = Literal["text", "json"]
 
+# Shorter values of headers, such as a region, are no secrets: they also occur inside other words.
+MIN_SECRET_HEADER_LENGTH = 6
 SASL_CREDENTIALS = ("kafka_sasl_username", "kafka_sasl_password")
 OAUTH_CREDENTIALS = (
     "kafka_sasl_oauth_token_url",
@@ -294,7 +296,8 @@ class Settings(EnvironmentSettings):
         if proxy.user is not None:
             secrets.append(b64encode(f"{proxy.user}:{proxy.password}".encode()).decode())
         for name, text in self.target_headers:
-            secrets.append(text)
+            if len(text) >= MIN_SECRET_HEADER_LENGTH:
+                secrets.append(text)
             if name.lower() == "authorization":  # <scheme> <credentials>
                 secrets.append(text.partition(" ")[2])
         return tuple(secret for secret in secrets if secret)
