@@ -173,11 +173,44 @@ def test_a_source_topic_that_does_not_exist() -> None:
 
 
 def test_a_pause_that_has_not_reached_all_workers() -> None:
-    """The line says on how many; without a number it is all of them."""
+    """The line says on how many, and on which if it is one; without a number it is all of them."""
     (some,) = view(stats(paused=True), stats(paused=False)).verdicts()
-    assert some.text == "Paused on 1 of 2 workers: nothing is sent until a person resumes it."
+    assert some.text == (
+        "Paused on 1 of 2 workers (http://w0/): nothing is sent until a person resumes it."
+    )
     (every,) = view(stats(paused=True), stats(paused=True)).verdicts()
     assert every.text == "Paused: nothing is sent until a person resumes it."
+
+
+@pytest.mark.parametrize(
+    ("states", "where", "texts"),
+    [
+        ("down", "", ["The target fails: records wait in Kafka, none is given up."]),
+        ("down down", "", ["The target fails: records wait in Kafka, none is given up."]),
+        ("works down", " on 1 of 2 workers (http://w1/)",
+         ["The target fails on 1 of 2 workers (http://w1/): records wait in Kafka, none is given "
+          "up."]),
+        ("refuses_us works refuses_us", " on 2 of 3 workers",
+         ["The target refuses our token, URL or certificate on 2 of 3 workers: records wait."]),
+        ("throttles down", " on 1 of 2 workers (http://w1/)",
+         ["The target fails on 1 of 2 workers (http://w1/): records wait in Kafka, none is given "
+          "up.",
+          "The target throttles on 1 of 2 workers (http://w0/): records are sent at the rate that "
+          "it bears."]),
+        ("works fails_for_some", " on 1 of 2 workers (http://w1/)",
+         ["Records are delivered, and nothing waits for a person.",
+          "The target fails for some records on 1 of 2 workers (http://w1/); they are tried "
+          "again."]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_the_target_does_on_some_workers_is_not_told_of_all(
+    states: str, where: str, texts: list[str]
+) -> None:
+    """Each line says on how many workers it is so, and on which if it is one."""
+    whole = view(*map(stats, states.split()))
+    assert whole.where == where
+    assert [one.text for one in whole.verdicts()] == texts
 
 
 def test_text_from_outside_cannot_change_what_is_shown() -> None:

@@ -123,10 +123,24 @@ class ConsumerView:
     @property
     def said(self) -> str:
         """The line of the worker that sees the target worst."""
-        for one in self.answers:
-            if one.stats["target"]["state"] == self.state:
-                return str(one.stats["target"]["said"])
+        for one in self._seeing(self.state):
+            return str(one.stats["target"]["said"])
         return "no worker answers"
+
+    @property
+    def where(self) -> str:
+        """On how many workers the target does what ``said`` tells; empty if on all."""
+        return self._on(self._seeing(self.state))
+
+    def _seeing(self, state: str) -> list[WorkerAnswer]:
+        return [one for one in self.answers if one.stats["target"]["state"] == state]
+
+    def _on(self, some: Sequence[WorkerAnswer]) -> str:
+        """Return on how many of the answering workers it is so; empty if on all."""
+        if len(some) in (0, len(self.answers)):
+            return ""
+        url = f" ({some[0].url})" if len(some) == 1 else ""
+        return f" on {len(some)} of {len(self.answers)} workers{url}"
 
     @property
     def lag(self) -> int | None:
@@ -197,9 +211,9 @@ class ConsumerView:
         no_topic = self.largest("topic_partitions") == 0 and not silent
         problem = next(filter(None, (one.stats.get("group_problem") for one in self.answers)), "")
         stuck = max(one.stuck_seconds for one in self.answers)
-        paused = sum(bool(one.stats.get("paused")) for one in self.answers)
-        workers = len(self.answers)
-        on = f" on {paused} of {workers} workers" if paused < workers else ""
+        paused = [one for one in self.answers if one.stats.get("paused")]
+        seeing = {state: self._seeing(state) for state in STATES}
+        on = {state: self._on(workers) for state, workers in seeing.items()}
         checks: list[tuple[object, Verdict]] = [
             (problem, Verdict("bad", f"A worker cannot join its group: {problem}.",
                               "OrderRelayPartitionsUnassigned")),
@@ -216,12 +230,12 @@ class ConsumerView:
             (self.largest("deleted_records"),
              Verdict("bad", "Kafka deleted records before they were delivered: they are lost.",
                      "OrderRelayRecordsDeleted")),
-            (self.state == "down",
-             Verdict("bad", "The target fails: records wait in Kafka, none is given up.",
-                     "OrderRelayBreakerOpen")),
-            (self.state == "refuses_us",
-             Verdict("bad", "The target refuses our token, URL or certificate: records wait.",
-                     "OrderRelayTargetRefusesUs")),
+            (seeing["refuses_us"],
+             Verdict("bad", "The target refuses our token, URL or certificate"
+                     f"{on['refuses_us']}: records wait.", "OrderRelayTargetRefusesUs")),
+            (seeing["down"],
+             Verdict("bad", f"The target fails{on['down']}: records wait in Kafka, none is given "
+                     "up.", "OrderRelayBreakerOpen")),
             (any(_part(one.stats, ("fallback", "database_up")) is False for one in self.answers),
              Verdict("bad", "The database of the fallback table takes no rows.",
                      "OrderRelayFallbackDatabaseDown")),
@@ -236,8 +250,8 @@ class ConsumerView:
                      "OrderRelayOpenDeadLettersDeleted")),
             (failed, Verdict("bad", f"{_count(failed, 'row', of=TABLE)} for a person.",
                              "OrderRelayFailedRows", f"{rows}FAILED")),
-            (paused, Verdict("warn", f"Paused{on}: nothing is sent until a person resumes it.", "",
-                             f"/consumers{query}")),
+            (paused, Verdict("warn", f"Paused{self._on(paused)}: nothing is sent until a person "
+                             "resumes it.", "", f"/consumers{query}")),
             ((self.largest("transaction_open_seconds") or 0) > 300,
              Verdict("warn", "An open transaction of a producer holds back records.",
                      "OrderRelayTransactionOpen")),
@@ -254,14 +268,14 @@ class ConsumerView:
                      f"A record is {span(stuck)} old and still not finished: its handler or the "
                      "target does not answer, or it is tried again and again.",
                      "OrderRelayOldestUnfinishedTooOld")),
-            (self.state == "throttles",
-             Verdict("warn", "The target throttles: records are sent at the rate that it bears.",
-                     "OrderRelayTargetThrottles")),
+            (seeing["throttles"],
+             Verdict("warn", f"The target throttles{on['throttles']}: records are sent at the rate "
+                     "that it bears.", "OrderRelayTargetThrottles")),
             (pending, Verdict("warn", f"{_count(pending, 'row', of=TABLE)} for Kafka.",
                               "OrderRelayPendingRowTooOld", f"{rows}PENDING")),
-            (self.state == "fails_for_some",
-             Verdict("note", "The target fails for some records; they are tried again.",
-                     "OrderRelayTargetFailsForMany")),
+            (seeing["fails_for_some"],
+             Verdict("note", f"The target fails for some records{on['fails_for_some']}; they are "
+                     "tried again.", "OrderRelayTargetFailsForMany")),
             (self.largest("published", "failed"),
              Verdict("note", "Kafka and the database refused posted orders; their clients got 503.",
                      "OrderRelayPublishFailed")),
