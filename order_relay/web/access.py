@@ -85,7 +85,9 @@ class Access:
             and abs(time.time() - int(moment)) <= SIGNATURE_SECONDS
             and _is_same(signature, self._signature(moment, request.path_qs).encode())
         ):
-            raise Refused(403, "this is for other workers")
+            raise Refused(
+                403, "this is for other workers: all need the same API_TOKEN and the right time"
+            )
 
     def _signature(self, moment: str, path: str) -> str:
         return hmac.new(self._token or b"", f"{moment}\n{path}".encode(), "sha256").hexdigest()

@@ -499,3 +499,27 @@ async def test_a_pause_that_one_worker_did_not_get_is_reported(served: Served) -
     assert served.paused == [True]
     (entry,) = await served.audit.latest(1)
     assert "http://127.0.0.1:9/" in entry.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (403, b'{"error": "this is for other workers"}', "status 403: this is for other workers"),
+        (404, b'{"error": "no such consumer here"}', "status 404: no such consumer here"),
+        (403, b"<html>", "status 403"),
+        (403, b"[]", "status 403"),
+        (403, b'{"error": 7}', "status 403"),
+        (500, b'{"error": "' + b"x" * 100_000 + b'"}', "status 500"),
+    ],
+)
+async def test_why_another_worker_refused_a_pause(
+    served: Served, status: int, body: bytes, told: str
+) -> None:
+    """The answer has the other worker's reason, if another program does not answer there."""
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with RawServer(head.encode() + body) as other:
+        served.members = {"order_logging": {f"{other.url}/"}}
+        _, answer = await served.ask(
+            "/consumers/pause", {"consumer": "order_logging", "dry_run": False, "actor": "Ada"}
+        )
+    assert answer["text"].endswith(f"not everywhere: {other.url}/: {told}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 3.0
 MAX_ANSWER_BYTES = 1024 * 1024
+MAX_REASON_BYTES = 1024
 TABLE = " of the fallback table"
 # As the alert.
 INTAKE_STOPPED_SECONDS = 100.0
@@ -341,9 +343,10 @@ class Cluster:
             async with self._connected().post(
                 URL(url).join(URL(path)), headers=self.sign(path), allow_redirects=False
             ) as response:
-                if response.status == 403:
-                    return "it refused: all workers need the same API_TOKEN"
-                return "" if response.status == 200 else f"status {response.status}"
+                if response.status == 200:
+                    return ""
+                reason = _reason(await response.content.read(MAX_REASON_BYTES))
+                return f"status {response.status}{reason}"
         except Exception as error:  # noqa: BLE001 - any error means that it was not told
             return str(error) or type(error).__name__
 
@@ -397,6 +400,15 @@ def _check(view: ConsumerView) -> None:
     _ = view.said, view.lag, view.verdicts(), view.outages()
     for name in HISTORY:
         view.minutes(name, add=True)
+
+
+def _reason(content: bytes) -> str:
+    """Return the error that a worker's answer tells; empty if another program answered."""
+    try:
+        error = json.loads(content)["error"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return f": {error}" if isinstance(error, str) else ""
 
 
 def span(seconds: float | None) -> str:
