@@ -51,6 +51,9 @@ from order_relay.model.trace_context import TraceContext, of_record, with_trace_
 MAX_READ_AHEAD = 1000
 # Wait after a 404 before the record is given up.
 GONE_CONFIRM_SECONDS = 1.0
+# If records of other keys fail, too, it is sent at least this often again: behind a balancer, one
+# of the instances may answer so to everything.
+GONE_REPEATS = 2
 # After this many refusals of a key, none of whose records was taken at its first attempt since,
 # more are its own, if others are accepted meanwhile.
 MAX_REFUSALS = 2
@@ -76,6 +79,7 @@ class _Work(msgspec.Struct, eq=False):
         number: The record's place among those that wait to be sent.
         outages: How many outages there had been when the current attempt was sent.
         failures: Failed attempts; those that were refused are ``refusals``.
+        gone: How often the target answered 404, 405 or 410 while it worked for others.
         own_failures: The failures that no other record of a batch may have caused.
         counted: When the attempts that count against the record were sent.
         unanswered: Whether any attempt got no answer: the target may still work on it.
@@ -98,6 +102,7 @@ class _Work(msgspec.Struct, eq=False):
     own_failures: int = 0
     refusals: int = 0
     has_own_limit: bool = False
+    gone: int = 0
     counted: list[float] = []
     last: Answer | None = None
     unanswered: bool = False
@@ -543,7 +548,12 @@ class Dispatcher:
             await lane.pause(GONE_CONFIRM_SECONDS)
             while self.last_activity == answered_at and self._lanes.in_flight > 1:
                 await lane.pause(GONE_CONFIRM_SECONDS)
-            return is_alone()
+            work.gone += 1
+            if not is_alone():
+                return False
+            if not self.health.other_keys_failed(lane.key):
+                return True
+            return work.gone > GONE_REPEATS and not self.health.explains(lane.key, work.gone)
 
     async def _wait_at_gate(self, work: _Work) -> int:
         """Wait until the record may be sent; returns the ticket of its attempt."""

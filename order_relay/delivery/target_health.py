@@ -248,6 +248,11 @@ class TargetHealth:
         attempts, failed = self._first_attempts.count(now - failing_since, now, key)
         return not 0 < attempts == failed or self._policy.exhausted(failures - 1)
 
+    def explains(self, key: Hashable, failures: int) -> bool:
+        """Whether so many failures in a row may be what the target does to other keys, too."""
+        share = self._first_attempts.share_failed(self._clock(), key) or 0.0
+        return share**failures > MAX_EXPLAINED
+
     def works_for_other_keys(self, key: Hashable) -> bool:
         """Whether a 404, 405 or 410 is about this key alone.
 
@@ -310,6 +315,10 @@ class TargetHealth:
     def fails_for_others(self, key: Hashable) -> bool:
         """Whether first attempts of other keys failed in the last minute, too."""
         return bool(self._first_attempts.share_failed(self._clock(), key))
+
+    def other_keys_failed(self, key: Hashable) -> bool:
+        """Whether any attempt of another key failed in the last minute; a 404 is among them."""
+        return self._clock() - self._failures.of_others(key) <= EVIDENCE_SECONDS
 
     def accepted_others(self, key: Hashable, since: float) -> bool:
         """Whether a record of another key succeeded since then."""
