@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_LENGTH = 1024
 # How long a cancelled call may take to end.
 CANCEL_SECONDS = 1.0
+# If a time-out comes this late, the process or its event loop stood still: the call gets its time
+# again, once.
+STANDSTILL_SECONDS = 0.25
 # Minimum time between two lines about calls that do not return.
 LATE_LOG_SECONDS = 60.0
 # Returned by a function that only prepared its work; awaitables are others.
@@ -109,8 +112,12 @@ class FunctionHandler:
 
         If it is not ``limited``, it is only logged after the time-out.
         """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._timeout_seconds
         try:
             _, late = await asyncio.wait({call}, timeout=self._timeout_seconds)
+            if late and limited and loop.time() >= ends_at + STANDSTILL_SECONDS:
+                _, late = await asyncio.wait({call}, timeout=self._timeout_seconds)
             if late and not limited:
                 self._log_late()
                 _, late = await asyncio.wait({call})

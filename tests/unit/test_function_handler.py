@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import errno
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -187,6 +188,23 @@ async def test_a_hanging_handler_is_a_failed_attempt(attempt: Attempt) -> None:
     assert (answer.verdict, answer.failure) == (Verdict.RETRYABLE, "timeout")
     assert answer.detail == "the handler did not return within 0.01 s"
     assert ended == ["cancelled"]
+
+
+async def test_a_standstill_of_the_event_loop_is_not_the_handlers_fault(attempt: Attempt) -> None:
+    """Other code blocks the loop beyond the time-out: the handler gets its time again."""
+    waits = asyncio.Event()
+
+    async def waiting(event: Any, delivery: Delivery) -> None:
+        waits.set()
+        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)
+
+    async def blocking() -> None:
+        await waits.wait()
+        time.sleep(1.0)  # noqa: ASYNC251 - the fault
+
+    answer, _ = await asyncio.gather(attempt(waiting, seconds=0.5), blocking())
+    assert answer.verdict is Verdict.SUCCESS
 
 
 async def test_a_thread_that_does_not_return_is_told(
