@@ -59,6 +59,11 @@ GONE_REPEATS = 2
 MAX_REFUSALS = 2
 # After a time-out, everything hangs if there was no success for this long.
 HANGING_SECONDS = 1.0
+# With this part of the memory full, records that the target refused this often, while it accepted
+# others, are left in Kafka until half of that part is free: they may be refused for ever, and
+# others need the room.
+CROWDED_SHARE = 0.8
+MIN_ATTEMPTS_TO_LEAVE = 4
 # To a repeated idempotency key: the first request with it is still being processed
 # (draft-ietf-httpapi-idempotency-key-header, 2.6).
 CONFLICT = 409
@@ -214,8 +219,11 @@ class Dispatcher:
         )
         self.concurrency = Concurrency(clock, self._lanes)
         self._gate = Gate(self.breaker, gate_pace, self._lanes.notify)
+        self._reading = reading
         self.left = LeftInKafka(reading)
         """Records that had no room in memory."""
+        self._crowded = int(CROWDED_SHARE * max_queued)
+        self._leaves_refused = False
         self._accepting = True
         self._epoch = 0
         self.dead_lettering = 0
@@ -308,6 +316,9 @@ class Dispatcher:
     def _on_record_done(self, lane: Hashable, remaining: int) -> None:
         if not self.left.lanes:
             self._lanes.on_record_done = None
+        elif self._leaves_refused and self._lanes.queued <= self._crowded // 2:
+            self._leaves_refused = False
+            self.left.read_all_again()
         elif self._lanes.has_room_for_more(remaining):
             self.left.has_room(cast(LaneKey, lane))
 
@@ -326,6 +337,7 @@ class Dispatcher:
             self._batches.drain()
         abandoned = await self._lanes.close(attempt_seconds)
         self.left.clear()
+        self._leaves_refused = False
         self._failing.clear()
         if abandoned:
             self._observer.abandoned(abandoned)
@@ -470,8 +482,29 @@ class Dispatcher:
                 letter = refused_letter(record, reason, answer, counted, self._now())
                 await self._dead_letter(work, letter)
                 return
+            elif answer.verdict is Verdict.OUTAGE and self._may_leave(work):
+                self._leave_refused(work)
+                return
             else:
                 await self._wait_for_retry(work, answer, work.failures)
+
+    def _may_leave(self, work: _Work) -> bool:
+        return (
+            work.attempts >= MIN_ATTEMPTS_TO_LEAVE
+            and self.breaker.closed
+            and self._lanes.queued >= self._crowded
+        )
+
+    def _leave_refused(self, work: _Work) -> None:
+        """Leave a record that the target refuses in Kafka, and those behind it."""
+        lane = work.lane
+        self._failing.pop(work.record, None)
+        records = self._lanes.take_out(lane)
+        self.left.leave_accepted(cast(LaneKey, lane.key), [one.offset for one in records])
+        for record in records:
+            self._reading.leave(record)
+        self._leaves_refused = True
+        self._lanes.on_record_done = self._on_record_done
 
     async def _on_throttled(self, work: _Work, answer: Answer) -> None:
         """Slow down; the record is sent again at the target's pace.

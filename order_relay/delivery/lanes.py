@@ -189,6 +189,14 @@ class Lanes:
         self._allowed -= 1
         self._retry_was_last = False
 
+    def take_out(self, lane: Lane) -> list[Record]:
+        """Remove all records of a lane, within the delivery of the first one."""
+        records = list(lane.queue)
+        lane.queue.clear()
+        self.queued -= len(records)
+        self.notify()
+        return records
+
     def records(self) -> list[Record]:
         """Return every record in memory."""
         return [record for lane in self._lanes.values() for record in lane.queue]
@@ -352,6 +360,8 @@ class Lanes:
                     logger.exception("Delivery of %s failed with an unexpected error", queue[0])
                     await lane.pause(ERROR_PAUSE_SECONDS)
                     continue
+                if not queue:  # see ``take_out``
+                    break
                 now = self.clock()
                 lane.seconds, lane.since = now - lane.since, now
                 queue.popleft()

@@ -9,8 +9,10 @@ in Kafka, no later one is accepted.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
+
+from order_relay.model.record import Record
 
 LaneKey: TypeAlias = tuple[str, int, bytes | None] | tuple[str, int, None, int]
 """Topic, partition and key. A record without a key has a lane of its own, by its offset."""
@@ -21,6 +23,9 @@ MAX_LEFT = 50_000
 
 class Reading(Protocol):
     """Moves the position at which partitions are read."""
+
+    def leave(self, record: Record) -> None:
+        """Give back a record that was accepted: it is left in Kafka after all."""
 
     def read_again(self, topic: str, partition: int, offset: int) -> None:
         """Go back to a record that was left."""
@@ -53,14 +58,24 @@ class LeftInKafka:
 
     def leave(self, lane: LaneKey, offset: int, *, full: bool) -> None:
         """Leave a record: its lane is full, or an earlier record of the lane is left."""
-        partition = lane[0], lane[1]
         left = self.lanes.setdefault(lane, deque())
         if not left or left[-1] < offset:
             left.append(offset)
+            partition = lane[0], lane[1]
             self._counts[partition] = self._counts.get(partition, 0) + 1
         # With an earlier record left, that one has to be read first, even if the lane is full.
-        is_first = offset <= left[0]
-        if full and is_first and lane in self._wanting.get(partition, ()):
+        self._left(lane, is_full=full and offset <= left[0])
+
+    def leave_accepted(self, lane: LaneKey, offsets: Sequence[int]) -> None:
+        """Leave all records of a lane that were accepted; they are before those left already."""
+        self.lanes.setdefault(lane, deque()).extendleft(reversed(offsets))
+        partition = lane[0], lane[1]
+        self._counts[partition] = self._counts.get(partition, 0) + len(offsets)
+        self._left(lane, is_full=True)
+
+    def _left(self, lane: LaneKey, *, is_full: bool) -> None:
+        partition = lane[0], lane[1]
+        if is_full and lane in self._wanting.get(partition, ()):
             self._has_enough(lane)
         elif self._has_too_many(partition) and not self._wanting.get(partition):
             self._reading.read_on(*partition, paused=True)
@@ -85,6 +100,15 @@ class LeftInKafka:
         if lane not in wanting:
             wanting.add(lane)
             self._reading.read_again(*partition, min(self.lanes[one][0] for one in wanting))
+
+    def read_all_again(self) -> None:
+        """Read the records of all lanes again: there is room for them."""
+        wanting = self._wanting
+        wanting.clear()
+        for lane in self.lanes:
+            wanting.setdefault((lane[0], lane[1]), set()).add(lane)
+        for partition, lanes in wanting.items():
+            self._reading.read_again(*partition, min(self.lanes[one][0] for one in lanes))
 
     def forget(
         self, topic: str, partition: int, gone: Callable[[int], bool] = lambda offset: True

@@ -215,11 +215,16 @@ class FakeReading:
     Attributes:
         asked: Partition, and the offset to go back to, or "on" or "paused".
         on_asked: Called with each offset; None for the first record never read.
+        on_left: Called with each record that was accepted, and is left after all.
     """
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int | str]] = []
         self.on_asked: Callable[[int | None], None] = lambda offset: None
+        self.on_left: Callable[[Record], None] = lambda record: None
+
+    def leave(self, record: Record) -> None:
+        self.on_left(record)
 
     def read_again(self, topic: str, partition: int, offset: int) -> None:
         self.asked.append((partition, offset))

@@ -42,6 +42,7 @@ class VirtualTopic:
         self.bench.target.decide = self._decide
         self.bench.on_finished = self._finished
         self.bench.reading.on_asked = self._move
+        self.bench.reading.on_left = lambda one: self._progress.leave(one.offset)
         self._reading = asyncio.create_task(self._read())
 
     @property

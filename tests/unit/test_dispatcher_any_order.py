@@ -58,6 +58,7 @@ class Worker:
         bench.on_finished = self._finished
         bench.target.on_attempt = self._attempted
         bench.reading.on_asked = self._move
+        bench.reading.on_left = lambda one: self.progress.leave(one.offset)
         self.assign()
 
     def assign(self) -> None:
@@ -80,7 +81,9 @@ class Worker:
         await self.bench.until_finished(len(self.bench.finished) + left)
 
     async def _read(self) -> None:
-        while self.position < len(self.log) or self.bench.dispatcher.left.lanes:
+        dispatcher = self.bench.dispatcher
+        # What is queued may be left in Kafka later.
+        while self.position < len(self.log) or dispatcher.left.lanes or dispatcher.queued:
             if self.position == len(self.log):
                 self.moved.clear()
                 await self.moved.wait()
@@ -90,7 +93,7 @@ class Worker:
             if not self.progress.add(one.offset, 0.0):
                 continue
             assert one.offset not in self.finished
-            if self.progress.claim(one.offset) and not await self.bench.dispatcher.submit(one):
+            if self.progress.claim(one.offset) and not await dispatcher.submit(one):
                 self.progress.leave(one.offset)
 
     def _move(self, offset: int | None) -> None:
@@ -110,6 +113,7 @@ class Worker:
         must(one.offset not in self.finished, "finished twice")
         self.finished.add(one.offset)
         self.progress.finish(one.offset)
+        self.moved.set()
         self._goes_on(self.last_finished, one.offset)
 
     def _goes_on(self, last: dict[object, int], offset: int) -> None:

@@ -354,6 +354,28 @@ async def test_keys_that_are_throttled_for_ever_hold_up_no_others() -> None:
     assert topic.given_up == []
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_shard_that_refuses_us(status: int) -> None:
+    """A third of the orders waits, without an end: the others have room, then all are delivered.
+
+    (Those that waited filled the memory. Then nothing was delivered, and the breaker opened.)
+    """
+    refusal = Step(answer(status), seconds=0.02)
+    topic = VirtualTopic(
+        lambda one, at, n: refusal if is_bad(one) and at < 90.0 else ACCEPTED, max_queued=400
+    )
+    mixed = [f"{'bad' if number % 3 == 1 else 'good'}-{number}" for number in range(4000)]
+    await topic.publish_every(1 / 40, *mixed[:2000])
+    # Later records of keys that wait stay behind the earlier ones.
+    await topic.publish_every(1 / 40, *(mixed[at % 3000] for at in range(1000, 3500)))
+    assert topic.bench.dispatcher.breaker.outages == 0
+    assert topic.delays("good")[-1] <= 1.0
+    await topic.until_finished(within_seconds=60.0)
+
+    assert topic.given_up == []
+    assert topic.records_read <= 3 * len(topic.published_at)
+
+
 @pytest.mark.parametrize(("rate", "share"), [(10, 0.02), (30, 0.03), (50, 0.01), (100, 0.04)])
 @pytest.mark.parametrize("seed", [1, 3])
 async def test_a_few_orders_that_are_always_refused(rate: int, share: float, seed: int) -> None:
