@@ -26,6 +26,13 @@ MAX_KEPT_BODY_LENGTH = 1024
 # Errors that are this host's fault: no file descriptor, memory or port left; no name server.
 LOCAL_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 LOCAL_DNS_ERRNOS = {socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM}
+# nginx checks client certificates after the handshake (``ssl_verify_client``). Its own statuses 495
+# and 496 reach us as 400 with one of these pages, unless ``error_page`` says otherwise.
+CERTIFICATE_STATUSES = frozenset({495, 496})
+CERTIFICATE_PAGES = (
+    b"<html>\r\n<head><title>400 The SSL certificate error</title>",
+    b"<html>\r\n<head><title>400 No required SSL certificate was sent</title>",
+)
 
 DEFAULTS = (("User-Agent", "order-relay"), ("Accept", "*/*"))
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
@@ -138,6 +145,8 @@ class HttpHandler:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
         if verdict is Verdict.SUCCESS:
             return Answer(verdict, response.status, body=response.body, is_cut=response.is_cut)
+        if self._target.scheme == "https" and _refuses_our_certificate(response):
+            verdict = Verdict.OUTAGE
         # Redacted before it is cut: a cut could leave half of a secret.
         text = self.redact(response.body.decode("utf-8", "replace")).strip()
         return Answer(
@@ -171,6 +180,12 @@ class HttpHandler:
             error_type=full_name(cause),
             failure=failure,
         )
+
+
+def _refuses_our_certificate(response: Response) -> bool:
+    return response.status in CERTIFICATE_STATUSES or (
+        response.status == 400 and response.body.startswith(CERTIFICATE_PAGES)
+    )
 
 
 def _is_certificate_error(error: ssl.SSLError) -> bool:

@@ -112,6 +112,41 @@ async def test_a_name_with_other_letters_or_a_dot_at_its_end(
     assert [name.rstrip(".") for name in asked] == [certified]
 
 
+def _nginx_page(title: str) -> bytes:
+    """The page of nginx's special_response.c."""
+    return (
+        f"<html>\r\n<head><title>400 {title}</title></head>\r\n<body>\r\n"
+        f"<center><h1>400 Bad Request</h1></center>\r\n<center>{title}</center>\r\n"
+        "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, _nginx_page("The SSL certificate error")),
+        (400, _nginx_page("No required SSL certificate was sent")),
+        (495, b"expired"),
+        (496, b"none"),
+    ],
+    ids=["wrong", "missing", "495", "496"],
+)
+async def test_nginx_refuses_our_certificate_after_the_handshake(
+    tls_sink: ScriptedSink, sink: ScriptedSink, ca_file: Path, status: int, body: bytes
+) -> None:
+    """It is an outage. Without TLS, or quoted in another body, the answer is about the order."""
+    async with client(tls_sink.url, ca_file=ca_file) as http:
+        tls_sink.fail_next(1, status, body=body)
+        answer = await http.post(BODY, "key")
+        assert (answer.verdict, answer.status) == (Verdict.OUTAGE, status)
+        assert answer.detail == body.decode().strip()
+        tls_sink.fail_next(1, 400, body=b"not valid: " + body)
+        assert (await http.post(BODY, "key")).verdict is Verdict.REJECTED
+    async with client(sink.url) as http:
+        sink.fail_next(1, status, body=body)
+        assert (await http.post(BODY, "key")).verdict is Verdict.REJECTED
+
+
 def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -> None:
     """Answer clients with the right certificate; others get a TLS alert."""
     while True:
