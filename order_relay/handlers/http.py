@@ -33,6 +33,7 @@ CERTIFICATE_PAGES = (
     b"<html>\r\n<head><title>400 The SSL certificate error</title>",
     b"<html>\r\n<head><title>400 No required SSL certificate was sent</title>",
 )
+CERTIFICATE_HINT = " (our client certificate: EXTERNAL_LOGGER_CERT_FILE, or a consumer's cert_file)"
 
 DEFAULTS = (("User-Agent", "order-relay"), ("Accept", "*/*"))
 SUCCESS = {status: Answer(Verdict.SUCCESS, status) for status in (200, 201, 202, 204)}
@@ -99,14 +100,20 @@ class HttpHandler:
             keep_bodies=self._keep_bodies,
         )
 
-    async def connect(self) -> None:
+    async def connect(self) -> float:
         """Connect once and post nothing; to be called between ``start`` and ``stop``.
 
+        Returns:
+            The seconds that connecting took.
+
         Raises:
-            ConnectionNotMade: No connection; the text says why.
+            ConnectionNotMade: No connection, or the target ends it at once; the text says why.
         """
-        if self._client is not None:
-            await self._client.connect()
+        try:
+            return await self._started.connect()
+        except ConnectionNotMade as error:
+            text = f"{error}{_certificate_hint(error.__cause__)}"
+            raise ConnectionNotMade(text) from error.__cause__
 
     async def stop(self) -> None:
         """Close the connections."""
@@ -123,8 +130,7 @@ class HttpHandler:
         content_type: str = JSON,
     ) -> Answer:
         """See ``PostHandler.post``."""
-        if self._client is None:
-            raise RuntimeError("the HTTP handler is not started")
+        client = self._started
         # Neither a TraceContext nor the key contains a line break.
         more = "".join(f"{name}: {value}\r\n" for name, value in trace.headers()) if trace else ""
         if self._signing_keys:
@@ -134,12 +140,18 @@ class HttpHandler:
             f"Idempotency-Key: {idempotency_key}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
         )
         try:
-            response = await self._client.send(head.encode() + body)
+            response = await client.send(head.encode() + body)
         except (ConnectionNotMade, NotHttp, OSError, MemoryError) as error:
             return self._failure(error)
         if not self._keep_bodies and (success := SUCCESS.get(response.status)) is not None:
             return success
         return self._judge(response)
+
+    @property
+    def _started(self) -> HttpClient:
+        if self._client is None:
+            raise RuntimeError("the HTTP handler is not started")
+        return self._client
 
     def _judge(self, response: Response) -> Answer:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
@@ -173,6 +185,7 @@ class HttpHandler:
             failure = "timeout"
         limit = f"no answer within {self._settings.external_logger_timeout_seconds:g} s"
         text = str(error) or (limit if failure == "timeout" else type(error).__name__)
+        text += _certificate_hint(cause)
         return Answer(
             verdict,
             # It may quote the target. Redacted before it is cut, too.
@@ -196,6 +209,13 @@ def _is_certificate_error(error: ssl.SSLError) -> bool:
         or "CERTIFICATE" in reason
         or "UNKNOWN_CA" in reason
     )
+
+
+def _certificate_hint(error: BaseException | None) -> str:
+    """Name the setting if this is an alert: by it the target refuses our certificate."""
+    if not isinstance(error, ssl.SSLError) or "_ALERT_" not in (error.reason or ""):
+        return ""
+    return CERTIFICATE_HINT if _is_certificate_error(error) else ""
 
 
 def is_local_failure(error: BaseException | None) -> bool:

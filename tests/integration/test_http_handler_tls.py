@@ -1,6 +1,7 @@
 """The client of the target over TLS, with certificates made for the test."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -12,6 +13,7 @@ import pytest
 import trustme
 
 from order_relay.delivery.answer import Answer, Verdict
+from order_relay.handlers.http_client.client import ConnectionNotMade
 from tests.integration.http_client import BODY, client, patient_client, post
 from tests.support.kafka.ports import LOOPBACK
 from tests.support.raw_server import Peer, RawServer
@@ -161,8 +163,9 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
                 # Else a reset of the connection would drop the alert.
                 socket.socket.recv(secured, 65536)
             else:
-                secured.recv(65536)
-                secured.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+                with contextlib.suppress(OSError):  # the client only connects
+                    secured.recv(65536)
+                    secured.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -
 async def test_our_certificate_is_shown_to_a_logger_that_asks(
     tmp_path: Path, version: ssl.TLSVersion, without: Verdict
 ) -> None:
-    """Without the right one the target refuses us; this is never a local failure."""
+    """Without the right one the target refuses us: a post, and a connection without a request."""
     authority, ours = trustme.CA(), trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(LOOPBACK).configure_cert(context)
@@ -202,6 +205,14 @@ async def test_our_certificate_is_shown_to_a_logger_that_asks(
                     answer = await http.post(BODY, "key")
                     assert (answer.verdict, file) == (verdict, file), answer
                     assert (answer.failure == "tls") == (file != files["ours"])
+                    named = "EXTERNAL_LOGGER_CERT_FILE" in answer.detail
+                    assert named == (verdict is Verdict.OUTAGE), answer
+                    if verdict is Verdict.SUCCESS:
+                        await http.connect()
+                        continue
+                    with pytest.raises(ConnectionNotMade, match="no connection to") as refusal:
+                        await http.connect()
+                    assert ("EXTERNAL_LOGGER_CERT_FILE" in str(refusal.value)) == named
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             serving.join(30)
@@ -231,6 +242,20 @@ async def test_a_port_without_tls() -> None:
         answer = await post(http)
     assert (answer.verdict, answer.status, answer.failure) == (Verdict.RETRYABLE, None, "tls")
     assert not server.requests
+
+
+async def test_connecting_notices_a_server_that_closes_after_the_handshake(
+    authority: trustme.CA, ca_file: Path
+) -> None:
+    """Some refuse a client without a certificate by closing, without an alert."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(LOOPBACK).configure_cert(context)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), LOOPBACK, ssl=context)
+    async with server:
+        url = f"https://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/logs"
+        async with client(url, ca_file=ca_file) as http:
+            with pytest.raises(ConnectionNotMade, match="closed after the TLS handshake"):
+                await http.connect()
 
 
 async def test_a_handshake_that_is_broken_off() -> None:

@@ -25,6 +25,9 @@ USE_ONCE_SECONDS = 60.0
 # request then goes elsewhere: such a connection is closed, one in this time, or is used last.
 INSTANCE_STATUSES = frozenset({401, 403, 404, 408, 429, *range(500, 600)})
 REPLACE_SECONDS = 0.1
+# How long ``connect`` waits for a refusal: with TLS 1.3 a server judges our certificate only after
+# our side of the handshake is complete.
+REFUSAL_SECONDS = 0.5
 # Interval at which the deadlines of all connects and requests are checked.
 SWEEP_SECONDS = 0.25
 # Maximum intervals that deadlines count from one check to the next. If more time passed, the
@@ -132,9 +135,31 @@ class HttpClient:
             self._requests -= 1
             self._freed.set()
 
-    async def connect(self) -> None:
-        """Make a connection and close it, without a request; raises ``ConnectionNotMade``."""
-        (await self._connect(self._clock + self._timeout_seconds)).close()
+    async def connect(self) -> float:
+        """Make a connection and close it, without a request.
+
+        Returns:
+            The seconds that connecting took.
+
+        Raises:
+            ConnectionNotMade: No connection to the host, or one that it ended at once.
+        """
+        began = self._loop.time()
+        connection = await self._connect(self._clock + self._timeout_seconds)
+        took = self._loop.time() - began
+        if self._tls is None:
+            connection.close()
+            return took
+        refusal = connection.send(b"", float("inf"))  # sends nothing, and notices the end
+        try:
+            await asyncio.wait({refusal}, timeout=REFUSAL_SECONDS)
+        finally:
+            connection.close()
+        if refusal.done() and (error := refusal.exception()) is not None:
+            closed = isinstance(error, ConnectionError)
+            text = "closed after the TLS handshake" if closed else str(error)
+            raise ConnectionNotMade(f"no connection to {self._place}: {text}") from error
+        return took
 
     def close(self) -> None:
         """Close all connections; the caller cancels requests under way."""
