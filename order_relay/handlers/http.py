@@ -16,6 +16,7 @@ from yarl import URL
 from order_relay.delivery.answer import JSON, Answer, Verdict, judge, parse_retry_after
 from order_relay.delivery.dead_letters import full_name
 from order_relay.handlers.http_client.addresses import ProxyRefusal, host_of, parse_proxy
+from order_relay.handlers.http_client.certificates import CertificateFiles
 from order_relay.handlers.http_client.client import ConnectionNotMade, HttpClient
 from order_relay.handlers.http_client.connection import NotHttp, Response
 from order_relay.model.trace_context import TraceContext
@@ -86,9 +87,11 @@ class HttpHandler:
         """
         settings, tls = self._settings, None
         if self._target.scheme == "https":
-            tls = ssl.create_default_context(cafile=settings.external_logger_ca_file)
-            if (certificate := settings.external_logger_cert_file) is not None:
-                tls.load_cert_chain(certificate, settings.external_logger_key_file)
+            tls = CertificateFiles(
+                settings.external_logger_ca_file,
+                settings.external_logger_cert_file,
+                settings.external_logger_key_file,
+            ).context
         self._client = HttpClient(
             host_of(self._target),
             self._target.port or 80,

@@ -7,6 +7,7 @@ import logging
 import random
 import socket
 import ssl
+from collections.abc import Callable
 
 from order_relay.handlers.http_client.addresses import Addresses, Proxy, tunnel
 from order_relay.handlers.http_client.connection import Connection, Response, UnusableConnection
@@ -60,7 +61,7 @@ class HttpClient:
         timeout_seconds: float,
         connect_timeout_seconds: float,
         max_connections: int,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
         proxy: Proxy | None = None,
         keep_bodies: bool = False,
     ) -> None:
@@ -73,7 +74,7 @@ class HttpClient:
             connect_timeout_seconds: Maximum time for a new connection, including DNS, TLS and the
                 proxy's answer.
             max_connections: Maximum concurrent requests; others wait.
-            tls: The TLS context; ``None``: no TLS.
+            tls: Returns the TLS context for a new connection; ``None``: no TLS.
             proxy: The proxy for all connections.
             keep_bodies: Whether to keep the body of a 2xx.
         """
@@ -261,7 +262,7 @@ class HttpClient:
             await self._loop.create_connection(
                 lambda: connection,
                 sock=sock,
-                ssl=self._tls,
+                ssl=self._tls() if self._tls else None,
                 # Certificates have no dot at the end of a name (RFC 6066, 3).
                 server_hostname=self._host.rstrip(".") if self._tls else None,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
