@@ -38,6 +38,11 @@ IDLE_TRANSACTION_SECONDS = 15
 SQLITE_BUSY_TIMEOUT_SECONDS = 30.0
 # SQLSTATE read_only_sql_transaction: a standby, or default_transaction_read_only.
 READ_ONLY = "25006"
+# A connection that ended while it was made. asyncpg's error has one of the others as its cause.
+LOST = (asyncpg.ConnectionDoesNotExistError, ConnectionResetError, ssl.SSLError)
+CERTIFICATE_HINT = (
+    " (the server may refuse our certificate: DATABASE_SSL_CERT_FILE, or sslcert in DATABASE_URL)"
+)
 SQLITE_PARAMETERS = ("timeout", "cached_statements", "check_same_thread")
 # PostgreSQL counts microseconds from here.
 POSTGRESQL_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -170,6 +175,7 @@ def make_engine(
 
 def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
+        hint = CERTIFICATE_HINT if url.query.get("sslcert") else ""
         url, tls = _split_tls(url)
         engine = create_async_engine(
             url,
@@ -189,6 +195,7 @@ def _make_engine(url: sa.URL, command_timeout_seconds: float | None) -> AsyncEng
                 "prepared_statement_name_func": str,  # the unnamed statement
             },
         )
+        sa.event.listen(engine.sync_engine, "do_connect", partial(_connect_postgresql, hint))
         sa.event.listen(engine.sync_engine, "connect", _prepare_postgresql)
         sa.event.listen(engine.sync_engine, "close", _close_postgresql)
         sa.event.listen(engine.sync_engine, "handle_error", _drop_if_read_only)
@@ -224,6 +231,31 @@ def idle_limit() -> sa.ColumnElement[str]:
     """
     limit = f"{IDLE_TRANSACTION_SECONDS}s"
     return sa.func.set_config("idle_in_transaction_session_timeout", limit, True)
+
+
+def _connect_postgresql(
+    hint: str, dialect: Any, _record: object, args: Sequence[Any], options: Mapping[str, Any]
+) -> Any:
+    """Connect as SQLAlchemy does, which would not tell a lost connection from a refused statement.
+
+    With TLS 1.3 a server judges our certificate only after our side of the handshake. Its alert may
+    be lost, too.
+    """
+    try:
+        return dialect.connect(*args, **options)
+    except Exception as error:
+        lost = [one for one in _causes(error) if isinstance(one, LOST)]
+        if not lost or isinstance(lost[-1], ssl.SSLCertVerificationError):
+            raise
+        raise ConnectionResetError(f"{lost[-1]}{hint}") from error
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__
+    return found
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,25 @@ async def test_a_client_certificate(
     assert await tls_version(settings.database_url.get_secret_value())
     with pytest.raises(DatabaseUnavailable, match="certificate"):
         await migrate(f"{certified}?sslrootcert={ca_file}")
+
+
+async def test_a_client_certificate_that_the_server_refuses(
+    url: str, ca_file: Path, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """With TLS 1.3 the connection is lost after the handshake, sometimes without the alert."""
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    issued = (
+        authority.issue_cert(common_name=CERTIFIED, not_after=past),
+        trustme.CA().issue_cert(common_name=CERTIFIED),
+    )
+    certified = url.replace(f"{USER}@", f"{CERTIFIED}@")
+    file = tmp_path / "client.pem"
+    for refused in issued:
+        refused.private_key_and_cert_chain_pem.write_to_path(str(file))
+        with pytest.raises(DatabaseUnavailable, match="DATABASE_SSL_CERT_FILE") as caught:
+            await migrate(f"{certified}?sslrootcert={ca_file}&sslcert={file}")
+        # Nothing was asked of the database: it has refused no statement.
+        assert not caught.value.statement_refused
 
 
 async def test_what_does_not_match_is_refused(url: str, ca_file: Path, tmp_path: Path) -> None:
