@@ -34,6 +34,11 @@ CERTIFICATE_PAGES = (
     b"<html>\r\n<head><title>400 The SSL certificate error</title>",
     b"<html>\r\n<head><title>400 No required SSL certificate was sent</title>",
 )
+# What nginx and Go's net/http answer if the URL says http and the port speaks TLS.
+PLAIN_HTTP_PAGES = (
+    b"<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port</title>",
+    b"Client sent an HTTP request to an HTTPS server.",
+)
 CERTIFICATE_HINT = " (our client certificate: EXTERNAL_LOGGER_CERT_FILE, or a consumer's cert_file)"
 
 DEFAULTS = (("User-Agent", "order-relay"), ("Accept", "*/*"))
@@ -160,7 +165,7 @@ class HttpHandler:
         verdict = judge(response.status, retry_after=response.retry_after is not None)
         if verdict is Verdict.SUCCESS:
             return Answer(verdict, response.status, body=response.body, is_cut=response.is_cut)
-        if self._target.scheme == "https" and _refuses_our_certificate(response):
+        if _is_about_tls(response, uses_tls=self._target.scheme == "https"):
             verdict = Verdict.OUTAGE
         # Redacted before it is cut: a cut could leave half of a secret.
         text = self.redact(response.body.decode("utf-8", "replace")).strip()
@@ -198,10 +203,12 @@ class HttpHandler:
         )
 
 
-def _refuses_our_certificate(response: Response) -> bool:
-    return response.status in CERTIFICATE_STATUSES or (
-        response.status == 400 and response.body.startswith(CERTIFICATE_PAGES)
-    )
+def _is_about_tls(response: Response, *, uses_tls: bool) -> bool:
+    """Whether a 4xx is about our certificate, or our lack of TLS, and not about the order."""
+    if uses_tls and response.status in CERTIFICATE_STATUSES:
+        return True
+    pages = CERTIFICATE_PAGES if uses_tls else PLAIN_HTTP_PAGES
+    return response.status == 400 and response.body.startswith(pages)
 
 
 def _is_certificate_error(error: ssl.SSLError) -> bool:

@@ -149,6 +149,28 @@ async def test_nginx_refuses_our_certificate_after_the_handshake(
         assert (await http.post(BODY, "key")).verdict is Verdict.REJECTED
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        _nginx_page("The plain HTTP request was sent to HTTPS port"),
+        b"Client sent an HTTP request to an HTTPS server.\n",
+    ],
+    ids=["nginx", "Go"],
+)
+async def test_a_url_without_tls_for_a_port_with_it(
+    tls_sink: ScriptedSink, sink: ScriptedSink, ca_file: Path, body: bytes
+) -> None:
+    """The setting is wrong: an outage. With TLS, or quoted, the answer is about the order."""
+    async with client(sink.url) as http:
+        sink.fail_next(1, 400, body=body)
+        assert (await http.post(BODY, "key")).verdict is Verdict.OUTAGE
+        sink.fail_next(1, 400, body=b"not valid: " + body)
+        assert (await http.post(BODY, "key")).verdict is Verdict.REJECTED
+    async with client(tls_sink.url, ca_file=ca_file) as http:
+        tls_sink.fail_next(1, 400, body=body)
+        assert (await http.post(BODY, "key")).verdict is Verdict.REJECTED
+
+
 def _serve_with_certificates(listener: socket.socket, context: ssl.SSLContext) -> None:
     """Answer clients with the right certificate; others get a TLS alert."""
     while True:
