@@ -119,6 +119,7 @@ class Pace:
         self._cuts = self._excused = 0
         # Until then that share shows no limit.
         self._no_limit_until = float("-inf")
+        self._refuses_single_keys = False
         # When sending began after each pause, and what was accepted until the next one.
         self._periods: deque[tuple[float, int]] = deque()
         self._accepted = 0
@@ -210,6 +211,7 @@ class Pace:
             self._tokens_at = self._held_until
             return False
         self._advance(now)
+        self._cuts += 1
         soon = self._accepted <= MAX_ACCEPTED_BETWEEN
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if soon else 1
         self._accepted_in_a_row = self._accepted_in_a_row + self._accepted if soon else 0
@@ -225,17 +227,37 @@ class Pace:
             self._learn(now)
         return True
 
-    def excuse(self, refusals: int) -> None:
-        """Report that so many refusals were of a key that has a limit of its own."""
+    def excuse(self, refusals: int, *, first: bool) -> None:
+        """Report a refusal of a key that has a limit of its own.
+
+        Args:
+            refusals: How many earlier ones of this key may have lowered the rate.
+            first: Whether there was no earlier one.
+        """
+        now = self._clock()
         self._refusals_in_a_row = max(self._refusals_in_a_row - refusals, 0)
-        if self._start == math.inf:
-            return
         self._excused += refusals
         if self._excused >= max(EXCUSED_SHARE * self._cuts, MIN_EXCUSED):
             share = self._cuts / max(self._cuts + self._seen_accepted + self._accepted, 1)
             self._remove_limit()
             self._share_at_first = share
-            self._no_limit_until = self._clock() + USELESS_SECONDS
+            self._refuses_single_keys = True
+            self._no_limit_until = now + USELESS_SECONDS
+        elif first:
+            self._no_limit_until = now + USELESS_SECONDS
+            self._seen_refused += 1
+            self._seen_accepted += self._accepted
+            self._accepted = 0
+            seen = self._seen_refused + self._seen_accepted
+            if seen >= JUDGED_ATTEMPTS:
+                if self._seen_refused >= LIMIT_SHARE * seen:
+                    self._no_limit_until = float("-inf")
+                self._seen_refused = self._seen_accepted = 0
+
+    @property
+    def refuses_single_keys(self) -> bool:
+        """Whether refusals came from keys with limits of their own, and few came lately."""
+        return self._refuses_single_keys and self._clock() < self._no_limit_until
 
     def ended(self, sent_at: float) -> None:
         """Report an attempt that ended otherwise, for example with 500: nothing is due of it."""
@@ -310,7 +332,6 @@ class Pace:
             self._target = self._start = max(self._start, self._before_cut)
         self._target = max(self._target, MIN_RATE)
         self._start = max(self._start, MIN_RATE)
-        self._cuts += 1
         if rate < math.inf:
             self._seen_refused += 1
             self._seen_accepted += self._accepted
@@ -324,6 +345,7 @@ class Pace:
             if STILL_REFUSED * self._share_at_first <= share <= MAX_REFUSED:
                 self._remove_limit()
                 self._share_at_first = share
+                self._refuses_single_keys = False
                 self._no_limit_until = now + USELESS_SECONDS
 
     def _long_average(self, now: float) -> float:

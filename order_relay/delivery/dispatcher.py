@@ -57,6 +57,9 @@ GONE_REPEATS = 2
 # After this many refusals of a key, none of whose records was taken at its first attempt since,
 # more are its own, if others are accepted meanwhile.
 MAX_REFUSALS = 2
+# While such keys are known, this holds for the first refusal of others, if records of other keys
+# were accepted since this long before it.
+RECENTLY_SECONDS = 1.0
 # After a time-out, everything hangs if there was no success for this long.
 HANGING_SECONDS = 1.0
 # With this part of the memory full, records that the target refused this often, while it accepted
@@ -515,13 +518,16 @@ class Dispatcher:
         work.refusals += 1
         lane.refusals += 1
         before, lane.refused_at = lane.refused_at, self.last_activity
-        own = lane.refusals > MAX_REFUSALS and self.health.accepted_others(lane.key, before)
-        lane.failing = lane.failing or lane.refusals > MAX_REFUSALS
+        allowed = 0 if self.pace.refuses_single_keys else MAX_REFUSALS
+        if lane.refusals == 1:
+            before = work.sent_at - RECENTLY_SECONDS
+        own = lane.refusals > allowed and self.health.accepted_others(lane.key, before)
+        lane.failing = lane.failing or lane.refusals > allowed
         work.has_own_limit = own
         if self._batches is None:
             if own:
                 self.pace.ended(work.sent_at)
-                self.pace.excuse(lane.cuts)
+                self.pace.excuse(lane.cuts, first=lane.refusals == 1)
                 lane.cuts = 0
             else:
                 lane.cuts += self.pace.refused(
@@ -535,7 +541,7 @@ class Dispatcher:
             self._log.throttled(answer, wait, self.pace.rate, self.last_activity)
             # One line for a batch.
             self._retrying(work, answer, work.refusals, wait, logged=not answer.batch_index)
-        if lane.refusals > MAX_REFUSALS:
+        if lane.refusals > allowed:
             work.number = next(self._numbers)  # behind all that wait
 
     async def _reason_to_give_up(self, work: _Work, answer: Answer) -> str:

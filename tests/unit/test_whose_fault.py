@@ -402,6 +402,44 @@ async def test_a_few_orders_that_are_always_refused(rate: int, share: float, see
     await topic.stop()
 
 
+async def test_a_few_orders_that_are_told_to_come_later() -> None:
+    """Once some keys are known to have limits of their own, a new one holds up only itself.
+
+    (Each held up all others twice, for its Retry-After: half of the orders waited for ever.)
+    """
+    topic = VirtualTopic(
+        lambda one, at, n: refused(30.0) if is_bad(one) else ACCEPTED, max_queued=10_000
+    )
+    await topic.publish_every(
+        0.05, *(f"{'bad' if n % 100 == 7 else 'good'}-{n}" for n in range(8000))
+    )
+
+    later = [offset for offset, at in enumerate(topic.published_at) if 200.0 < at < 399.0]
+    waits = [topic.finished_at[one] - topic.published_at[one] for one in later if one % 100 != 7]
+    assert max(waits) <= 1.0
+    await topic.stop()
+
+
+async def test_a_rate_limit_beside_orders_that_are_always_refused() -> None:
+    """It is noticed, though refusals came from single keys before."""
+    limiter = TokenBucket(rate=50.0, burst=50.0)
+
+    def answers(one: Record, at: float, attempt: int) -> Step:
+        refuses = is_bad(one) if at < 30.0 else not limiter.takes(at)
+        return refused(0.0) if refuses else ACCEPTED
+
+    topic = VirtualTopic(answers, max_queued=10_000)
+    mixed = [f"{'bad' if number % 100 == 7 else 'good'}-{number}" for number in range(6000)]
+    await topic.publish_every(0.01, *mixed)
+    sent, finished = len(topic.bench.target.attempts), len(topic.finished_at)
+    await asyncio.sleep(20.0)
+    sent, finished = len(topic.bench.target.attempts) - sent, len(topic.finished_at) - finished
+    assert finished >= 0.9 * 20 * 50
+    assert sent <= 1.05 * finished
+    await topic.until_finished()
+    assert topic.given_up == []
+
+
 @pytest.mark.parametrize(
     ("one_in", "retry_after_seconds", "limit"),
     [(100, 0.0, 1.0), (10, 0.0, 15.0), (10, 5.0, 6.0), (3, 0.0, 20.0), (3, 1.0, 10.0)],
