@@ -120,6 +120,8 @@ class TargetHealth:
         self._first_attempts = FirstAttempts()
         self._successes = _LatestByKey()
         self._failures = _LatestByKey()
+        # Without those that another record of the batch may have caused.
+        self._own_failures = _LatestByKey()
         # First attempts that ended, also those of records that are still in doubt.
         self._ended = self._ended_in_failure = 0
         self._doubts: set[_Doubt] = set()
@@ -161,7 +163,7 @@ class TargetHealth:
     ) -> None:
         """Report a 404, 405 or 410; the caller then reports ``failed`` or ``rejected``."""
         self._note(answer)
-        self._failures.add(key, self._clock())
+        self._failed(key, answer)
         if first and not answer.batch_index:
             self._first_failed(sent_at)
 
@@ -181,8 +183,7 @@ class TargetHealth:
         """
         self._note(answer)
         self._refused_us = answer.verdict is Verdict.OUTAGE
-        now = self._clock()
-        self._failures.add(key, now)
+        now = self._failed(key, answer)
         if answer.batch_index:
             return
         if first:
@@ -191,6 +192,13 @@ class TargetHealth:
                 self._first_failed(sent_at)
         if ticket or sent_at > self._worked_at:
             self.breaker.failed(ticket, first=first)
+
+    def _failed(self, key: Hashable, answer: Answer) -> float:
+        now = self._clock()
+        self._failures.add(key, now)
+        if not answer.failed_batch:
+            self._own_failures.add(key, now)
+        return now
 
     def throttled(self, answer: Answer, ticket: int) -> None:
         """Report a throttled attempt: it counts against neither the target nor the record."""
@@ -318,7 +326,7 @@ class TargetHealth:
 
     def other_keys_failed(self, key: Hashable) -> bool:
         """Whether any attempt of another key failed in the last minute; a 404 is among them."""
-        return self._clock() - self._failures.of_others(key) <= EVIDENCE_SECONDS
+        return self._clock() - self._own_failures.of_others(key) <= EVIDENCE_SECONDS
 
     def accepted_others(self, key: Hashable, since: float) -> bool:
         """Whether a record of another key succeeded since then."""
