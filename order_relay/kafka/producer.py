@@ -106,6 +106,8 @@ class KafkaProducer:
         self._loop: asyncio.AbstractEventLoop | None = None
         # The loop's own executor may be busy with work of others, while Kafka has to be watched.
         self._executor = ThreadPoolExecutor(QUESTIONS_AT_ONCE, "kafka-producer-question")
+        # The brokers that Kafka named last.
+        self._brokers: tuple[str, ...] = ()
         # Until then the brokers answer late, since a quota is exceeded; monotonic seconds.
         self._throttled_until = float("-inf")
         self._settled: deque[Callable[[], None]] = deque()
@@ -302,15 +304,33 @@ class KafkaProducer:
         producer = self._producer
         if producer is None:
             raise KafkaUnavailable(self._settings.kafka_bootstrap_servers, self._not_running)
-        loop = asyncio.get_running_loop()
+        metadata = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._ask_brokers, producer, topic, timeout_seconds
+        )
+        self._brokers = tuple(
+            f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
+            for one in metadata.brokers.values()
+        )
+        return metadata
+
+    def _ask_brokers(self, producer: Producer, topic: str, timeout_seconds: float) -> Any:
+        """Ask for metadata; the second half of the time is for the other brokers. Blocks.
+
+        librdkafka asks the broker that it used last, also while that one hangs, until it closes the
+        connection. A new client connects to one broker after another.
+        """
         try:
-            return await loop.run_in_executor(
-                self._executor, producer.list_topics, topic, timeout_seconds
-            )
+            return producer.list_topics(topic, timeout_seconds / 2)
         except KafkaException as error:
-            raise KafkaUnavailable(
-                self._settings.kafka_bootstrap_servers, error.args[0].str()
-            ) from error
+            servers = self._settings.kafka_bootstrap_servers
+            others = client_config(self._settings) | {
+                "bootstrap.servers": ",".join((servers, *self._brokers)),
+                "log_level": 0,
+            }
+            try:
+                return Producer(others, logger=logger).list_topics(topic, timeout_seconds / 2)
+            except KafkaException:
+                raise KafkaUnavailable(servers, error.args[0].str()) from error
 
     def _make_client(self) -> None:
         config = producer_config(self._settings) | {"throttle_cb": self._on_throttled}

@@ -1,0 +1,32 @@
+"""One of three brokers is frozen: for a producer that is no outage."""
+
+import asyncio
+
+import pytest
+
+from tests.support.kafka.cluster import RealKafka
+from tests.support.producing import producing
+from tests.support.stage import Stage, new_stage
+
+pytestmark = pytest.mark.harms_brokers
+
+
+async def test_a_ping_asks_another_broker(kafka: RealKafka, stage: Stage) -> None:
+    """Whichever broker the producer is connected with is frozen, the others answer its ping."""
+    await asyncio.to_thread(kafka.create_topic, stage.topic)
+    for broker in kafka.broker_ids:
+        async with producing(stage) as producer:
+            await producer.ping(30)
+            await asyncio.to_thread(kafka.freeze, broker)
+            await producer.ping()
+            assert await producer.partition_count(stage.topic) == 3
+            await asyncio.to_thread(kafka.revive, broker)
+
+
+async def test_a_ping_asks_brokers_that_are_no_bootstrap_servers(kafka: RealKafka) -> None:
+    """The only bootstrap server is frozen; the producer knows the others."""
+    stage = new_stage(kafka.bootstrap_servers.split(",")[0], declare_topics=True)
+    async with producing(stage) as producer:
+        await producer.ping(30)
+        await asyncio.to_thread(kafka.freeze, kafka.broker_ids[0])
+        await producer.ping()
