@@ -36,6 +36,10 @@ MAX_MESSAGE_BYTES = 100_000_000
 MAX_PARTITION = 2**31 - 1
 # Refusals of a batch that may be the fault of another record in it, or of the batch's size.
 BATCH_REFUSALS = {"MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_MSG", "INVALID_TIMESTAMP"}
+# A broker that answers so much later than asked hangs: its connection is closed.
+HANGING_MS = 5_000
+# The longest that librdkafka allows.
+MAX_SOCKET_TIMEOUT_MS = 300_000
 # The longest poll, and so the longest wait for the polling thread in stop().
 POLL_SECONDS = 0.5
 # Questions to Kafka under way; each takes as long as its time-out while no broker answers.
@@ -74,7 +78,11 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         "retries": settings.producer_retries,
         "retry.backoff.ms": settings.producer_retry_backoff_ms,
         "retry.backoff.max.ms": max(1000, settings.producer_retry_backoff_ms),
+        # A broker answers within it. librdkafka's own limit for a broker that hangs is 60 s.
         "request.timeout.ms": settings.producer_request_timeout_ms,
+        "socket.timeout.ms": min(
+            settings.producer_request_timeout_ms + HANGING_MS, MAX_SOCKET_TIMEOUT_MS
+        ),
         "delivery.timeout.ms": settings.producer_delivery_timeout_ms,
         "max.in.flight.requests.per.connection": settings.producer_max_in_flight,
         "message.max.bytes": MAX_MESSAGE_BYTES,

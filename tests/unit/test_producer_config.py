@@ -55,6 +55,12 @@ def test_every_setting_arrives() -> None:
     assert config["max.in.flight.requests.per.connection"] == 1
 
 
+def test_a_broker_that_hangs_is_left_after_the_request_timeout() -> None:
+    """Its records go to the partition's next leader then, not after librdkafka's 60 s."""
+    config = producer_config(load_settings())
+    assert config["request.timeout.ms"] < config["socket.timeout.ms"] <= 35_000
+
+
 def _bounds(name: str) -> list[int]:
     bounds: dict[str, int] = {}
     for rule in Settings.model_fields[name].metadata:
