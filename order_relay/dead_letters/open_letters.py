@@ -20,7 +20,7 @@ from order_relay.dead_letters.index import LetterIndex
 from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.redriven import Redriven
 from order_relay.delivery.progress import Commit
-from order_relay.errors import RelayError
+from order_relay.errors import RelayError, TopicUnusable
 from order_relay.kafka.topic_reader import Extent
 from order_relay.logs.log_line import LogLine
 
@@ -30,6 +30,8 @@ INTERVAL_SECONDS = 15.0
 BATCH = 500
 # A long topic is read in a quarter of the time, so that deliveries do not wait for it.
 PAUSE_FOR_EACH_SECOND = 3.0
+DELETED = "Open dead letters were deleted from their topic"
+MISSING = "UNKNOWN_TOPIC_OR_PART"
 
 T = TypeVar("T")
 
@@ -72,7 +74,8 @@ class OpenLetters:
     Attributes:
         commits: Returns by partition what was redriven or discarded, as committed.
         on_figures: Called with the figures when they are known anew.
-        on_deleted: Called with the number of open letters that Kafka has deleted.
+        on_deleted: Called with the number of open letters that Kafka has deleted, or with 1 if it
+            is not known.
         figures: The counts; None: not known yet, or Kafka does not answer.
     """
 
@@ -91,6 +94,8 @@ class OpenLetters:
     )
     _extents: dict[int, Extent] = field(default_factory=dict)
     _known_commits: dict[int, Commit] = field(default_factory=dict)
+    _first_look: bool = True
+    _was_missing: bool = False
     _look_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     def refresh_soon(self) -> None:
@@ -135,11 +140,14 @@ class OpenLetters:
             RelayError: Kafka does not answer, or refuses.
         """
         before = self._extents
-        extents = await log.extents()
+        extents = await self._existing(log)
         if extents != before or (self.figures is not None and self.figures.total):
             commits = await self.commits(list(extents))
             # Read after the commits: a commit beyond the end is then of an earlier topic.
             extents = await log.extents()
+            if self._first_look:
+                self._first_look = False
+                self._tell_made_anew(extents, commits)
             for partition, extent in extents.items():
                 await self._read(log, partition, extent, commits.get(partition))
         found = await self.ask(LetterIndex.by_reason)
@@ -150,15 +158,27 @@ class OpenLetters:
             )
         )
 
+    async def _existing(self, log: LetterLog) -> dict[int, Extent]:
+        """Return the offsets of each partition; a topic that is missing twice was deleted."""
+        try:
+            extents = await log.extents()
+        except TopicUnusable as error:
+            missing = error.code == MISSING
+            # At the second look: a broker that has just started may not know the topic yet.
+            if missing and self._was_missing:
+                for partition in list(self._extents):
+                    await self._forget(partition)
+            self._was_missing = missing
+            raise
+        self._was_missing = False
+        return extents
+
     async def _read(
         self, log: LetterLog, partition: int, extent: Extent, commit: Commit | None
     ) -> None:
         before = self._extents.get(partition)
         if before is not None and (extent.low < before.low or extent.end < before.end):
-            # The topic was made anew: the letters of the old one are gone with it.
-            deleted = await self.ask(lambda index: index.remove_below(partition, math.inf))
-            self._tell_deleted(partition, deleted)
-            self._known_commits.pop(partition, None)
+            await self._forget(partition)  # the topic was made anew
             before = None
         redriven = Redriven(commit, end=extent.end)
         if commit is not None and commit != self._known_commits.get(partition):
@@ -183,17 +203,39 @@ class OpenLetters:
         await self._add(batch)
         self._extents[partition] = extent
 
+    async def _forget(self, partition: int) -> None:
+        """Remove the letters of a topic that was deleted: they are gone with it."""
+        deleted = await self.ask(lambda index: index.remove_below(partition, math.inf))
+        self._tell_deleted(partition, deleted)
+        self._known_commits.pop(partition, None)
+        del self._extents[partition]
+
+    def _tell_made_anew(self, extents: Mapping[int, Extent], commits: Mapping[int, Commit]) -> None:
+        """Tell of a topic that was deleted before this worker's start and made anew.
+
+        Kafka usually deletes the commits with their topic. Then nothing shows it.
+        """
+        for partition, commit in commits.items():
+            if commit.offset > extents[partition].end:
+                detail = (
+                    f"the topic was made anew: it ends at {extents[partition].end}, and "
+                    f"redriving had come to {commit.offset}"
+                )
+                self.on_deleted(1)
+                logger.error(
+                    LogLine(
+                        DELETED,
+                        topic=self.topic,
+                        partition=partition,
+                        letters="unknown",
+                        detail=detail,
+                    )
+                )
+
     def _tell_deleted(self, partition: int, letters: int) -> None:
         if letters:
             self.on_deleted(letters)
-            logger.error(
-                LogLine(
-                    "Open dead letters were deleted from their topic",
-                    topic=self.topic,
-                    partition=partition,
-                    letters=letters,
-                )
-            )
+            logger.error(LogLine(DELETED, topic=self.topic, partition=partition, letters=letters))
 
     async def _add(self, letters: list[Letter]) -> None:
         if letters:

@@ -1,7 +1,7 @@
 """Open dead letters: counting, finding, grouping, and what is read again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +15,7 @@ from order_relay.dead_letters.letter import Letter
 from order_relay.dead_letters.open_letters import OpenFigures, OpenLetters
 from order_relay.dead_letters.redriven import Redriven, RedriveProgress
 from order_relay.delivery.progress import Commit
-from order_relay.errors import KafkaUnavailable
+from order_relay.errors import KafkaUnavailable, RelayError, TopicUnusable
 from order_relay.kafka.topic_reader import Extent
 
 MOMENT = datetime(2025, 12, 19, 10, 30, tzinfo=UTC)
@@ -171,7 +171,7 @@ class Topic:
         self.letters_there = list(letters)
         self.low = 0
         self.commit: Commit | None = None
-        self.problem: KafkaUnavailable | None = None
+        self.problem: RelayError | None = None
         self.read: list[int] = []
         self.deleted = 0
 
@@ -332,6 +332,91 @@ async def test_open_letters_of_a_topic_that_was_deleted_are_told(
     await watch.refresh(topic)
     assert (topic.deleted, errors(caplog)) == ((3, ["3"]) if redriven == 1 else (0, []))
     assert watch.figures == OpenFigures({"tombstone": 1}, MOMENT.timestamp())
+
+
+MISSING = TopicUnusable("orders.DLQ", "Broker: Unknown topic", "UNKNOWN_TOPIC_OR_PART")
+
+
+@asynccontextmanager
+async def running(topic: Topic) -> AsyncIterator[Callable[[int | None], Awaitable[None]]]:
+    """A worker that looks all the time; yields a wait for the next look with this count."""
+    totals: asyncio.Queue[int | None] = asyncio.Queue()
+    watch = topic.watched(
+        lambda found: totals.put_nowait(None if found is None else found.total),
+        interval_seconds=0.001,
+    )
+
+    async def until(total: int | None) -> None:
+        while await totals.get() != total:
+            pass
+
+    task = asyncio.create_task(watch.run())
+    try:
+        async with asyncio.timeout(10):
+            yield until
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        watch.close()
+
+
+async def test_open_letters_of_a_topic_that_is_missing_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While it is missing, and not again when it is made anew; an outage deletes nothing."""
+    topic = Topic(*map(letter, range(4)))
+    topic.redrive(0)
+    async with running(topic) as until:
+        await until(3)
+        topic.problem = KafkaUnavailable("broker:9092", "no answer")
+        for _ in range(3):
+            await until(None)
+        assert topic.deleted == 0
+        topic.problem = MISSING
+        while not topic.deleted:
+            await until(None)
+        await until(None)
+        topic.letters_there, topic.commit, topic.problem = [], None, None
+        await until(0)
+        topic.letters_there = [letter(0)]
+        await until(1)
+    assert (topic.deleted, errors(caplog)) == (3, ["3"])
+
+
+async def test_a_topic_that_one_look_does_not_find_is_not_deleted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A broker that has just started may not know it yet: its letters stay open."""
+
+    class Flickering(Topic):
+        """Missing at each third look."""
+
+        looks = 0
+
+        async def extents(self) -> dict[int, Extent]:
+            self.looks += 1
+            self.problem = MISSING if self.looks % 3 == 0 else None
+            return await super().extents()
+
+    topic = Flickering(letter(0))
+    async with running(topic) as until:
+        for _ in range(3):
+            await until(None)
+            await until(1)
+    assert (topic.deleted, errors(caplog)) == (0, [])
+
+
+async def test_a_topic_that_was_made_anew_before_the_start_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A commit beyond the topic's end is of an earlier topic; how many were open is unknown."""
+    topic = Topic(*map(letter, range(4)))
+    topic.redrive(0, 1)
+    topic.letters_there = [letter(0)]
+    watch = await topic.looked_at()
+    await watch.refresh(topic)
+    assert (topic.deleted, errors(caplog)) == (1, ["unknown"])
+    assert watch.figures == OpenFigures({"rejected": 1}, MOMENT.timestamp())
 
 
 async def test_while_kafka_does_not_answer_nothing_is_known() -> None:
