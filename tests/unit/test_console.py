@@ -172,6 +172,16 @@ def test_a_source_topic_that_does_not_exist() -> None:
         assert all("source topic" not in one.text for one in view(gone | other).verdicts())
 
 
+def test_open_letters_that_are_not_known() -> None:
+    """Told once the worker had the time to count them, and Kafka answers."""
+    unknown = stats(open_dead_letters={"total": None, "deleted": 0}, uptime_seconds=61)
+    (verdict,) = view(unknown).verdicts()
+    assert (verdict.level, verdict.link) == ("bad", "/dead-letters?consumer=coupons")
+    assert "open dead letters are not known" in verdict.text
+    for other in ({"uptime_seconds": 59}, {"kafka_up": False}):
+        assert all("not known" not in one.text for one in view(unknown | other).verdicts())
+
+
 def test_a_pause_that_has_not_reached_all_workers() -> None:
     """The line says on how many, and on which if it is one; without a number it is all of them."""
     (some,) = view(stats(paused=True), stats(paused=False)).verdicts()

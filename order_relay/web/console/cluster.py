@@ -27,7 +27,7 @@ INTAKE_STOPPED_SECONDS = 100.0
 UNFINISHED_SECONDS = 300.0
 # How far back the history shows whether it is the same record.
 SAME_RECORD_MINUTES = 5
-# After this time a worker has asked for the partitions of its topic.
+# After this time a worker has asked for the partitions of its topic, and counted its open letters.
 ASKED_SECONDS = 60.0
 # The worst first.
 STATES = ("refuses_us", "down", "fails_for_some", "throttles", "works")
@@ -210,7 +210,7 @@ class ConsumerView:
         query = f"?consumer={self.name}"
         rows = "/fallback?status="
         silent = [one.url for one in self.answers if not one.stats["kafka_up"]]
-        no_topic = self.largest("topic_partitions") == 0 and not silent
+        asked = (self.largest("uptime_seconds") or 0) > ASKED_SECONDS and not silent
         problem = next(filter(None, (one.stats.get("group_problem") for one in self.answers)), "")
         stuck = max(one.stuck_seconds for one in self.answers)
         paused = [one for one in self.answers if one.stats.get("paused")]
@@ -219,7 +219,7 @@ class ConsumerView:
         checks: list[tuple[object, Verdict]] = [
             (problem, Verdict("bad", f"A worker cannot join its group: {problem}.",
                               "OrderRelayPartitionsUnassigned")),
-            (no_topic and (self.largest("uptime_seconds") or 0) > ASKED_SECONDS,
+            (asked and self.largest("topic_partitions") == 0,
              Verdict("bad", "The source topic does not exist.", "OrderRelayPartitionsUnassigned")),
             ((self.largest("intake_stopped_seconds") or 0) > INTAKE_STOPPED_SECONDS,
              Verdict("bad", "Nothing is read from Kafka though it answers: the worker ends itself, "
@@ -247,6 +247,9 @@ class ConsumerView:
             (letters, Verdict("bad", f"{_count(letters, 'dead letter')} for a person, the oldest "
                               f"for {span(self.largest('open_dead_letters', 'oldest_seconds'))}.",
                               "OrderRelayDeadLetters", f"/dead-letters{query}")),
+            (asked and letters is None,
+             Verdict("bad", "The open dead letters are not known: their topic does not exist, is "
+                     "still being read, or cannot be read.", "", f"/dead-letters{query}")),
             (self.largest("open_dead_letters", "deleted"),
              Verdict("bad", "Open dead letters left their topic: they are lost here.",
                      "OrderRelayOpenDeadLettersDeleted")),
