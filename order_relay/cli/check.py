@@ -33,6 +33,8 @@ from order_relay.settings.consumers import ConfiguredConsumer, misspelled
 
 # Twice what asking Kafka takes: it is asked again why it cannot be reached.
 LIMIT_SECONDS = 12.0
+# The embedded cluster has no answer for a missing topic.
+COMMITS_SECONDS = 2.0
 
 
 class Result(StrEnum):
@@ -133,7 +135,16 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
         name: rights for one in consumers for name, rights in _group_rights(one.settings)
     }
     allowed = await topics.allowed(list(topic_rights), list(group_rights))
+    # Of a topic that may not be seen, the rights are known: none.
+    seen = cluster.topics.keys() | allowed.keys()
+    unseen = [one.settings for one in consumers if one.settings.dlq_topic not in seen]
+    had = await asyncio.gather(*map(had_letters, unseen))
+    deleted = [one.dlq_topic for one, known in zip(unseen, had, strict=True) if known]
     for name, rights in topic_rights.items():
+        if name in deleted:
+            text = "it was deleted: letters of it were redriven before; those still open are lost"
+            yield Finding(Result.FAIL, f"topic {name}", text)
+            continue
         # The changelog keeps the number of partitions with which it was made.
         width = 0 if name in changelogs else settings.topic_partitions
         topic = cluster.topics.get(name)
@@ -148,6 +159,18 @@ async def _kafka(settings: Settings, consumers: Sequence[ConfiguredConsumer]) ->
     for finding in await asyncio.gather(*map(_availability, existing)):
         if finding is not None:
             yield finding
+
+
+async def had_letters(settings: Settings) -> bool:
+    """Return whether letters of the dead-letter topic, which is missing, were redriven.
+
+    Kafka usually deletes the commits with their topic. Then nothing shows it.
+    """
+    try:
+        async with asyncio.timeout(COMMITS_SECONDS):
+            return bool(await RedriveGroup(settings).commits(range(settings.topic_partitions)))
+    except (RelayError, TimeoutError):
+        return False
 
 
 async def _availability(consumer: ConfiguredConsumer) -> Finding | None:

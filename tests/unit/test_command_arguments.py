@@ -1,13 +1,17 @@
 """Arguments of commands: the consumer; and what check finds about a topic."""
 
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import click
 import pytest
 
+from order_relay.cli import check
 from order_relay.cli.check import Result, topic_finding
 from order_relay.cli.command import Application, choose_consumer
+from order_relay.dead_letters.redrive_group import RedriveGroup
+from order_relay.delivery.progress import Commit
+from order_relay.errors import KafkaUnavailable
 from order_relay.settings import Settings
 from order_relay.settings.consumers import ConfiguredConsumer
 
@@ -71,6 +75,50 @@ def test_a_topic_that_nothing_makes() -> None:
     found = topic_finding("orders", RIGHTS, None, None, settings, width=3)
     assert found.result is Result.FAIL
     assert "KAFKA_DECLARE_TOPICS=false" in found.text
+
+
+@pytest.mark.parametrize(
+    ("commits", "result", "text"),
+    [
+        ({0: Commit(3, "")}, Result.FAIL, "it was deleted: letters of it were redriven before"),
+        ({}, Result.WARN, "it does not exist, a worker makes it"),
+        (KafkaUnavailable("broker:9092", "no answer"), Result.WARN, "it does not exist"),
+    ],
+    ids=str,
+)
+async def test_a_dead_letter_topic_that_was_deleted(
+    commits: dict[int, Commit] | KafkaUnavailable,
+    result: Result,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is missing, and the redriving group knows it: a worker must not silently make it anew."""
+    settings = Settings()
+
+    class Cluster:
+        """All topics but the dead letters', and no rights are told."""
+
+        def __init__(self, _: Settings) -> None:
+            self.brokers = [1]
+            self.topics: dict[str, Any] = {}
+
+        async def cluster(self) -> Any:
+            return self
+
+        async def allowed(self, topics: object, groups: object) -> dict[str, set[str]]:
+            return {}
+
+    async def committed(group: RedriveGroup, partitions: object) -> dict[int, Commit]:
+        if isinstance(commits, KafkaUnavailable):
+            raise commits
+        return commits
+
+    monkeypatch.setattr(check, "Topics", Cluster)
+    monkeypatch.setattr(RedriveGroup, "commits", committed)
+    consumer = cast(ConfiguredConsumer, SimpleNamespace(name="one", settings=settings))
+    found = {one.part: one async for one in check._kafka(settings, [consumer])}
+    finding = found[f"topic {settings.dlq_topic}"]
+    assert (finding.result, finding.text.startswith(text)) == (result, True)
 
 
 def chosen(given: str | None, runs: str, declared: str) -> ConfiguredConsumer:
