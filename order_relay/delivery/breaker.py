@@ -60,6 +60,8 @@ class Breaker:
         self._vary = vary
         self._first_failures = 0
         self._failures = 0
+        # Whether the last outage ended with a retry, and no first attempt has succeeded since.
+        self._only_retries_succeed = False
         self.succeeded_at = clock()
         """When an attempt succeeded last, or the start."""
         self._probe_at = 0.0
@@ -127,11 +129,19 @@ class Breaker:
             return None
         return self.probe_wait(never_sent=False)
 
-    def succeeded(self) -> None:
-        """Report that the target works: it accepted a message, or rejected it for its content."""
+    def succeeded(self, *, first: bool = True) -> None:
+        """Report that the target works: it accepted a message, or rejected it for its content.
+
+        Args:
+            first: Whether it was the record's first attempt. If an outage ended without one, first
+                attempts alone do not open the breaker until one succeeds.
+        """
         self.succeeded_at = self._clock()
         self._first_failures = self._failures = 0
+        if first:
+            self._only_retries_succeed = False
         if not self.closed:
+            self._only_retries_succeed = not first
             self.failed_probes = self._never_sent_probes = self._before_retry = 0
             self._probes_out = 0
             self._move(BreakerState.CLOSED)
@@ -172,7 +182,7 @@ class Breaker:
         since = self._clock() - self.succeeded_at
         if not 0 < self._threshold <= self._failures:
             return
-        if self._first_failures >= self._threshold:
+        if self._first_failures >= self._threshold and not self._only_retries_succeed:
             self.opened_because = f"{self._first_failures} first attempts in a row failed"
         elif since >= WITHOUT_SUCCESS_SECONDS:
             self.opened_because = (

@@ -149,7 +149,7 @@ class TargetHealth:
             self._ended += 1
             if self._doubts:
                 self._decide(sent_at, worked=True)
-        self.breaker.succeeded()
+        self.breaker.succeeded(first=first)
 
     def rejected(self, key: Hashable, answer: Answer, *, first: bool) -> None:
         """Report a message that was rejected for its content: the target works."""

@@ -557,10 +557,14 @@ async def test_a_target_that_fails_each_order_at_first(first: Step) -> None:
     (Probes were always orders that were never sent: none was delivered any more.)
     """
     topic = VirtualTopic(lambda one, at, n: first if n == 1 else ACCEPTED, max_queued=10_000)
-    await topic.publish_every(0.05, *keys("good", 4000))
+    await topic.publish_every(0.05, *keys("good", 3000))
+    for _ in range(3):  # first attempts alone do not open the breaker any more
+        topic.publish(*keys("good", 300))
+        await asyncio.sleep(5.0)
     await topic.until_finished()
 
     assert topic.given_up == []
+    assert topic.bench.dispatcher.breaker.outages == 1
     delays = topic.delays("good")
     assert delays[-1] <= 15.0
     assert delays[len(delays) // 2] <= 2.0
