@@ -115,7 +115,7 @@ class Pace:
         # The share of refusals when the limit was learned, and what was seen since then.
         self._share_at_first = 0.0
         self._seen_refused = self._seen_accepted = 0
-        # Refusals since then, and those of keys that turned out to have a limit of their own.
+        # Refusals since a limit was removed, and those of keys that turned out to have their own.
         self._cuts = self._excused = 0
         # Until then that share shows no limit.
         self._no_limit_until = float("-inf")

@@ -47,8 +47,8 @@ from order_relay.model.record import Record
 from order_relay.model.trace_context import TraceContext, of_record, with_trace_context
 
 # Records taken in while the breaker is not closed. A probe needs a record that can succeed; among
-# so many there is one, even if most are hopeless.
-MAX_READ_AHEAD = 1000
+# so many there is one, even if those that a shard refuses come first after a restart.
+MAX_READ_AHEAD = 8000
 # Wait after a 404 before the record is given up.
 GONE_CONFIRM_SECONDS = 1.0
 # If records of other keys fail, too, it is sent at least this often again: behind a balancer, one

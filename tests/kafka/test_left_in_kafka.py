@@ -4,12 +4,13 @@ import asyncio
 import time
 from pathlib import Path
 
+from order_relay.delivery.dispatcher import CROWDED_SHARE
 from order_relay.delivery.lanes import KEY_SHARE, MAX_QUEUED_RECORDS
 from order_relay.delivery.left_in_kafka import MAX_LEFT
 from tests.kafka.scene import PATIENT, Scene
 from tests.support.kafka.cluster import RealKafka
 from tests.support.orders import Order, order, order_value
-from tests.support.sink import Answer, ScriptedSink
+from tests.support.sink import Answer, Received, ScriptedSink
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
 from tests.support.worker import WorkerProcess
@@ -20,6 +21,8 @@ HOT_ORDERS = MAX_LEFT + 2_000
 HOT_HELD = MAX_QUEUED_RECORDS // KEY_SHARE
 HOT_DELETED = 45_000
 OTHERS = 600
+# More than may be in memory before some are left.
+REFUSED = round(MAX_QUEUED_RECORDS * CROWDED_SHARE) + 500
 LEFT = "order_relay_left_in_kafka_records"
 
 
@@ -54,6 +57,35 @@ async def test_a_key_with_more_records_than_may_be_left(kafka: RealKafka, tmp_pa
         successor = await scene.ready_worker("b", **PATIENT)
         await scene.settle_and_check()
         scene.assert_repeats_are_recent(since)
+        assert (await successor.metrics())[LEFT] == 0
+
+
+async def test_a_shard_that_refuses_us(kafka: RealKafka, tmp_path: Path) -> None:
+    """Most of its orders wait in Kafka: the others have room. In the end all are delivered.
+
+    Despite a kill of the worker, each key in its order.
+    """
+    refusing = True
+
+    def answer(request: Received) -> Answer:
+        return Answer(403 if refusing and str(request.key).startswith("shard") else 200)
+
+    async with Scene(kafka, tmp_path, keys=3_000) as scene:
+        scene.sink.script = answer
+        worker = await scene.ready_worker("a")
+        for number in range(REFUSED):
+            scene.load.publish(1, key=f"shard-{number}")
+            scene.load.publish(1)
+        await worker.wait_metric(LEFT, lambda records: records >= 1)
+        for number in range(500):  # behind those that wait
+            scene.load.publish(1, key=f"shard-{number}")
+            scene.load.publish(1)
+        await scene.until_accepted(REFUSED + 500)
+        refusing = False
+        await scene.until_accepted(2 * REFUSED)
+        worker.kill9()
+        successor = await scene.ready_worker("b")
+        await scene.settle_and_check()
         assert (await successor.metrics())[LEFT] == 0
 
 

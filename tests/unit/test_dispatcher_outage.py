@@ -157,7 +157,7 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
     let_in: list[float] = []
 
     async def take_more() -> None:
-        for offset in range(3, 1100):
+        for offset in range(3, 8100):
             await bench.dispatcher.submit(record(offset, str(offset)))
             let_in.append(loop.time())
 
@@ -167,11 +167,11 @@ async def test_intake_stops_while_the_breaker_is_open() -> None:
     probes = [1.0, 2.0, 3.0, 4.0, 5.0, *(6.0 + 5.0 * n for n in range(79))]
     # From the seventh on, one in four is a record that has failed before.
     retried = probes[6::4]
-    assert let_in == [0.1] * 1000 + [at for at in probes if at not in retried]
+    assert let_in == [0.1] * 8000 + [at for at in probes if at not in retried]
     assert bench.target.times() == [0.0] * 3 + probes
     bench.target.default = Step(answer(200))
     await taking
-    await bench.until_finished(1100)
+    await bench.until_finished(8100)
 
     assert loop.time() == 401.0
     assert bench.dead_letters.letters == []
