@@ -35,7 +35,7 @@ async def test_an_outage_dead_letters_nothing_and_keeps_the_membership(
         await sink.wait_for(lambda s: len(s.accepted) == len(before), timeout=60)
         await worker.wait_ready()
         await sink.down()
-        during = await stage.publish(orders(2000, first=1000))
+        during = await stage.publish(orders(MAX_READ_AHEAD + 1000, first=1000))
         await worker.wait_metric(BREAKER_STATE, lambda state: state == OPEN, 30)
         # Several probes fail, each after a longer wait.
         attempts = (await worker.metrics())[REFUSED]

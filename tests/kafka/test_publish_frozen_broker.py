@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 
+from order_relay.kafka.producer import KafkaProducer
 from tests.support.kafka.cluster import RealKafka
 from tests.support.producing import producing
 from tests.support.stage import Stage, new_stage
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.harms_brokers
 
@@ -19,7 +21,11 @@ async def test_a_ping_asks_another_broker(kafka: RealKafka, stage: Stage) -> Non
             await producer.ping(30)
             await asyncio.to_thread(kafka.freeze, broker)
             await producer.ping()
-            assert await producer.partition_count(stage.topic) == 3
+
+            async def is_known(producer: KafkaProducer = producer) -> bool:
+                return await producer.partition_count(stage.topic) == 3
+
+            await eventually(is_known, 30, "the broker that is asked to know the new topic")
             await asyncio.to_thread(kafka.revive, broker)
 
 
