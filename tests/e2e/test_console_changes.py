@@ -54,6 +54,7 @@ async def test_letters_are_redriven_and_discarded(
             "5 dead letters wait for a person", timeout=SEEN_MS
         )
         await page.get_by_role("link", name="5 dead letters wait").click()
+        await page.wait_for_url("**/dead-letters*")  # and until its script runs
         await page.get_by_label("Select letter 0:1").check()
 
         await page.get_by_role("button", name="Redrive selected").click()
