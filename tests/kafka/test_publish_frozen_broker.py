@@ -1,4 +1,4 @@
-"""One of three brokers is frozen: for a producer that is no outage."""
+"""A producer does not take one frozen broker of three for an outage."""
 
 import asyncio
 

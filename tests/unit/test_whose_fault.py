@@ -378,7 +378,7 @@ async def test_a_shard_that_refuses_us(status: int) -> None:
 @pytest.mark.parametrize(("rate", "share"), [(10, 0.02), (30, 0.03), (50, 0.01), (100, 0.04)])
 @pytest.mark.parametrize("seed", [1, 3])
 async def test_a_few_orders_that_are_always_refused(rate: int, share: float, seed: int) -> None:
-    """At random, each with another key: this is no rate limit, and the others do not wait.
+    """Each has another key. The relay takes this for no rate limit, and other orders do not wait.
 
     (The rate fell to 4 a second and stayed there: others waited 80 s on average, and up to 470 s.)
     """

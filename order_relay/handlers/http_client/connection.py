@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         deadline: When the answer must be complete, by the client's clock.
-        ends_at: When the connection is no longer reused, by the loop's clock.
+        ends_at: Time of the loop's clock after which the connection is not used again.
         free_since: When it was last returned to the client, by the loop's clock.
     """
 
